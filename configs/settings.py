@@ -1,0 +1,326 @@
+"""What a study is: one typed schema, one YAML file a profile, any value settable from the command line.
+
+`load_settings("demo", {"filter.max_words": 400})` reads `configs/demo.yaml`, applies the overrides and validates.
+This module imports neither Prefect nor torch, so that a wrong setting is told in well under a second.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from configs.world import WorldSettings
+
+PROFILE_FOLDER = Path(__file__).parent
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0)]
+
+
+class SettingsError(ValueError):
+    """A setting is wrong; the message names the key, what it got and what it takes."""
+
+
+class Section(BaseModel):
+    """A group of settings; an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSettings(Section):
+    """One model: where it comes from and how it is loaded."""
+
+    name: str = Field(description="hub id, local folder, or world/NAME for a model of the demo's world")
+    revision: str | None = Field(None, description="hub commit, tag or branch; none takes the newest and records it")
+    precision: Literal["fp32", "fp16", "bf16", "nf4"] = Field("fp32", description="weight format; nf4 is 4-bit")
+
+
+class ModelsSettings(Section):
+    """The models of the study (requirements 2.1, 2.3, 1.3)."""
+
+    teacher: ModelSettings = Field(description="instruct model that writes instructions and responses (Magpie)")
+    responders: list[ModelSettings] = Field(min_length=3, max_length=3, description="three different models (2.3)")
+    reward: ModelSettings = Field(description="sequence classifier with one output that scores responses")
+    base: ModelSettings = Field(description="base model that the three methods adapt")
+
+    @model_validator(mode="after")
+    def _responders_differ(self) -> ModelsSettings:
+        names = [(model.name, model.revision) for model in self.responders]
+        if len(set(names)) != len(names):
+            raise ValueError("the three responders must be different models")
+        return self
+
+
+class HardwareSettings(Section):
+    """The machine a profile is made for."""
+
+    engine: Literal["hf", "vllm"] = Field(description="generation engine: hf (CPU, T4) or vllm (A100 and up)")
+    threads: Positive = Field(2, description="CPU threads of a child process that works alone [threads]")
+    parallel_children: Positive = Field(1, description="small models trained or evaluated at once [processes]")
+    session_hours: Rate = Field(12, description="longest session of the runtime (3.2) [h]")
+    memory_gb: Rate | None = Field(None, description="accelerator memory (3.2) [GB]; none on a CPU")
+
+
+class SamplingSettings(Section):
+    """How tokens are drawn."""
+
+    temperature: Annotated[float, Field(ge=0)] = Field(description="softmax temperature; 0 is greedy")
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(description="nucleus probability mass")
+    max_new_tokens: Positive = Field(description="limit of one completion [tokens]")
+
+
+class GenerationSettings(Section):
+    """Magpie data generation (2.1, 4.2)."""
+
+    rows: Positive = Field(1500, description="raw instruction/response pairs (2.1) [rows]")
+    rows_per_shard: Positive = Field(64, description="unit of persistence [rows]")
+    batches_in_flight: Positive = Field(2, description="batches submitted to one engine at once [batches]")
+    max_attempts: Positive = Field(3, description="draws of one row before it counts as failed [attempts]")
+    instruction: SamplingSettings = Field(description="sampling of the instruction")
+    response: SamplingSettings = Field(description="sampling of the response")
+    domains: dict[str, Rate] = Field(description="weight of each domain's system prompt in the mix (1.1) [share]")
+
+
+class QualityWeights(Section):
+    """Weights of the quality score's parts; they must sum to 1."""
+
+    completeness: Fraction = Field(0.25, description="the response ends as a finished text")
+    clarity: Fraction = Field(0.2, description="the instruction asks for something, at a sensible length")
+    variety: Fraction = Field(0.2, description="lexical variety of the response")
+    relevance: Fraction = Field(0.2, description="share of the instruction's content words the response takes up")
+    cleanliness: Fraction = Field(0.15, description="absence of artifacts: markup debris, repeats, template tokens")
+
+    @model_validator(mode="after")
+    def _sum_to_one(self) -> QualityWeights:
+        total = sum(self.model_dump().values())
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"the weights must sum to 1, they sum to {total:g}")
+        return self
+
+
+class FilterSettings(Section):
+    """The five filter rules and the quality score (2.2), and the splits (4.2)."""
+
+    min_words: Positive = Field(20, description="shortest output (2.2) [words]")
+    max_words: Positive = Field(500, description="longest output (2.2) [words]")
+    min_instruction_words: Positive = Field(3, description="shortest instruction [words]")
+    max_instruction_words: Positive = Field(500, description="longest instruction [words]")
+    max_repeats: Annotated[int, Field(ge=2)] = Field(3, description="a unit this often in a row drops the row (2.2)")
+    max_similarity: Fraction = Field(0.8, description="instructions at this Jaccard similarity are duplicates (2.2)")
+    language: Literal["en"] = Field("en", description="language kept (2.2, 7.1)")
+    min_language_confidence: Fraction = Field(0.5, description="detector's probability below which a row is dropped")
+    quality: QualityWeights = Field(default_factory=QualityWeights, description="weights of the quality score's parts")
+    train_rows: Positive = Field(640, description="SFT training rows (4.2) [rows]")
+    val_rows: Positive = Field(160, description="SFT validation rows (4.2) [rows]")
+    group_similarity: Fraction = Field(0.5, description="instructions at this similarity share a split")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> FilterSettings:
+        if self.min_words > self.max_words or self.min_instruction_words > self.max_instruction_words:
+            raise ValueError("a minimum of words is above its maximum")
+        return self
+
+
+class PreferenceSettings(Section):
+    """Preference pairs (2.3, 4.2)."""
+
+    pairs: Positive = Field(600, description="pairs (2.3) [rows]")
+    train_pairs: Positive = Field(400, description="DPO training pairs (4.2) [rows]")
+    val_pairs: Positive = Field(100, description="DPO validation pairs (4.2) [rows]")
+    oversample: Annotated[float, Field(ge=1)] = Field(1.1, description="instructions answered for each pair wanted")
+    min_margin: Annotated[float, Field(ge=0)] = Field(0.0, description="pairs need a larger margin [reward units]")
+    sampling: SamplingSettings = Field(description="sampling of the responses")
+    score_batch: Positive = Field(64, description="responses scored in one task [rows]")
+
+    @model_validator(mode="after")
+    def _splits_fit(self) -> PreferenceSettings:
+        if self.train_pairs + self.val_pairs > self.pairs:
+            raise ValueError("train_pairs + val_pairs must not exceed pairs")
+        return self
+
+
+class TrainingSettings(Section):
+    """What every method's trainer takes."""
+
+    epochs: Rate = Field(description="passes over the training rows [epochs]")
+    batch_size: Positive = Field(description="rows an optimizer step sees [rows]")
+    micro_batch: Positive = Field(description="rows in memory at once; batch_size must be a multiple [rows]")
+    learning_rate: Rate = Field(description="peak learning rate of AdamW")
+    warmup_share: Fraction = Field(0.03, description="share of the steps with a rising learning rate")
+    max_length: Positive = Field(description="longest row, prompt and answer [tokens]")
+    gradient_checkpointing: bool = Field(description="recompute activations instead of storing them")
+
+    @model_validator(mode="after")
+    def _micro_batch_divides(self) -> TrainingSettings:
+        if self.batch_size % self.micro_batch:
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of micro_batch {self.micro_batch}")
+        return self
+
+
+class LoraSettings(TrainingSettings):
+    """LoRA SFT (2.4.1)."""
+
+    r: Positive = Field(8, description="rank (2.4.1)")
+    lora_alpha: Positive = Field(16, description="scale (2.4.1)")
+    lora_dropout: Fraction = Field(0.0, description="dropout on the adapter's input")
+    target_modules: list[str] = Field(["q_proj", "k_proj", "v_proj", "o_proj"], description="adapted matrices")
+
+
+class PromptTuningSettings(TrainingSettings):
+    """Prompt tuning (2.4.2)."""
+
+    num_virtual_tokens: Positive = Field(20, description="soft prompt length (2.4.2) [tokens]")
+    init_method: Literal["random"] = Field("random", description="initialisation of the soft prompt (2.4.2)")
+
+
+class DpoSettings(TrainingSettings):
+    """DPO on the SFT adapter (2.4.3)."""
+
+    beta: Rate = Field(0.1, description="strength of the pull to the reference model (2.4.3)")
+
+
+class TuningSettings(Section):
+    """The three adaptation methods (2.4)."""
+
+    sft: LoraSettings
+    prompt_tuning: PromptTuningSettings
+    dpo: DpoSettings
+    checkpoint_steps: Positive = Field(description="steps between checkpoints [steps]")
+    checkpoints_kept: Annotated[int, Field(ge=2)] = Field(2, description="checkpoints kept; 2 survive a torn one")
+
+
+class BenchmarkSettings(Section):
+    """One benchmark of lm-evaluation-harness (2.5.1)."""
+
+    task: str = Field(description="lm-eval task or group name")
+    metric: str = Field(description="primary metric, as lm-eval names it")
+
+
+class EvaluationSettings(Section):
+    """Benchmarks and efficiency measurements (2.5, 1.3)."""
+
+    benchmarks: dict[str, BenchmarkSettings] = Field(min_length=1, description="benchmarks by their name here (2.5.1)")
+    batch_size: Positive = Field(description="fixed for every model, since it moves half-precision scores [rows]")
+    limit: Positive | None = Field(None, description="questions a task; none takes all [questions]")
+    speed_new_tokens: Positive = Field(128, description="length of the inference speed measurement [tokens]")
+    speed_rows: Positive = Field(8, description="prompts in the inference speed measurement [rows]")
+
+
+class TargetSettings(Section):
+    """The requirements' verification criteria; the checklist compares, nothing adjusts."""
+
+    success_rate: Fraction = Field(0.95, description="2.1: completed generations")
+    instruction_words: tuple[float, float] = Field((20, 150), description="2.1: mean instruction length [words]")
+    response_words: tuple[float, float] = Field((50, 500), description="2.1: mean response length [words]")
+    filtered_rows: Positive = Field(1000, description="2.2: rows after filtering [rows]")
+    mean_quality: Fraction = Field(0.7, description="2.2: mean quality score")
+    mean_margin: Rate = Field(0.15, description="2.3: mean score difference [reward units]")
+    eval_loss: Rate = Field(1.8, description="2.4.1: LoRA's loss on validation rows [nats a token]")
+    lora_share: tuple[float, float] = Field((0.1, 0.5), description="2.4.1: trainable parameters [%]")
+    preference_accuracy: Fraction = Field(0.7, description="2.4.3: held-out pairs ranked right")
+    generation_hours: Rate = Field(17, description="3.1: raw generation [h]")
+    sft_hours: Rate = Field(8, description="3.1: SFT training [h]")
+    dpo_hours: Rate = Field(6, description="3.1: DPO training [h]")
+    evaluation_hours: Rate = Field(4, description="3.1: evaluation of one model [h]")
+
+
+class Settings(Section):
+    """A whole study."""
+
+    profile: str = Field(description="the profile's name")
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of everything random (3.3)")
+    world: WorldSettings | None = Field(None, description="the demo's world; none where models come from the hub")
+    hardware: HardwareSettings
+    models: ModelsSettings
+    generation: GenerationSettings
+    filter: FilterSettings = FilterSettings()
+    preference: PreferenceSettings
+    tuning: TuningSettings
+    evaluation: EvaluationSettings
+    targets: TargetSettings = TargetSettings()
+
+    @model_validator(mode="after")
+    def _splits_fit(self) -> Settings:
+        needed = self.filter.train_rows + self.filter.val_rows
+        if needed >= self.generation.rows:
+            raise ValueError(
+                f"filter.train_rows + filter.val_rows = {needed} leave nothing of generation.rows = "
+                f"{self.generation.rows} for the test split"
+            )
+        return self
+
+
+def profiles() -> list[str]:
+    """Names of the profiles that ship with the project."""
+    return sorted(path.stem for path in PROFILE_FOLDER.glob("*.yaml"))
+
+
+def load_settings(profile: str, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Read a profile, apply dotted overrides such as `filter.max_words`, validate.
+
+    Raises:
+        SettingsError: an unknown profile or key, or a value out of range, each with what would be right.
+    """
+    path = PROFILE_FOLDER / f"{profile}.yaml"
+    if not path.is_file():
+        raise SettingsError(f"--profile: got {profile!r}, takes one of {', '.join(profiles())}")
+    values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) | {"profile": profile}
+    for key, value in (overrides or {}).items():
+        _set(values, key, value)
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_describe(problem) for problem in error.errors())) from None
+
+
+def setting_keys(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Every settable key, dotted, with its description."""
+    for name, field in model.model_fields.items():
+        section = _section(field.annotation)
+        if section:
+            yield from setting_keys(section, f"{prefix}{name}.")
+        else:
+            yield prefix + name, field.description or ""
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel) and not _is_list(annotation):
+            return candidate
+    return None
+
+
+def _is_list(annotation: Any) -> bool:
+    return getattr(annotation, "__origin__", None) in (list, dict)
+
+
+def _set(values: dict[str, Any], key: str, value: Any) -> None:
+    *path, last = key.split(".")
+    inner = values
+    for part in path:
+        if inner.get(part) is None:
+            inner[part] = {}
+        inner = inner[part]
+        if not isinstance(inner, dict):
+            raise SettingsError(f"--{key}: {part!r} is a single value, not a group of settings")
+    inner[last] = value
+
+
+def _describe(problem: Any) -> str:
+    key = ".".join(str(part) for part in problem["loc"]) or "settings"
+    if problem["type"] == "extra_forbidden":
+        known = [name for name, _ in setting_keys()]
+        close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        hint = f"; did you mean --{close[0]}?" if close else "; see --help for every setting"
+        return f"--{key}: no such setting{hint}"
+    takes = problem["msg"].removeprefix("Value error, ")
+    if isinstance(problem["input"], dict):
+        return f"--{key}: {takes}"
+    meaning = dict(setting_keys()).get(key)
+    return f"--{key}: got {problem['input']!r}; {takes}" + (f" ({meaning})" if meaning else "")

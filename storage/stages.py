@@ -1,0 +1,130 @@
+"""What a published stage says about itself, and whether it still holds.
+
+A stage is done when its `manifest.json` carries today's fingerprint and each file it lists passes its checksum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from storage.files import fingerprint, read_json, read_jsonl, sha256_file, write_json
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class StageKey:
+    """What a stage reads and nothing else."""
+
+    stage: str
+    version: int
+    settings: Mapping[str, Any]
+    inputs: Mapping[str, str]
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the stage's work."""
+        return fingerprint(
+            {"stage": self.stage, "version": self.version, "settings": self.settings, "inputs": self.inputs}
+        )
+
+
+@dataclass(frozen=True)
+class StageState:
+    """A published stage held against its key: `done`, or stale with reasons, or not there (no reasons)."""
+
+    done: bool
+    reasons: list[str] = field(default_factory=list)
+
+
+def publish_manifest(
+    folder: Path,
+    key: StageKey,
+    outputs: Iterable[Path],
+    *,
+    measurements: Iterable[Path] = (),
+    counts: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write `folder/manifest.json`: the last file of a stage.
+
+    Args:
+        folder: the stage's published folder.
+        key: what the stage read.
+        outputs: files that identify the stage's result: equal inputs give equal bytes.
+        measurements: files with durations and the like: checked, but no part of the result's identity.
+        counts: row counts and other figures.
+        provenance: seed, whole settings, package versions, hardware.
+    """
+    manifest = {
+        "stage": key.stage,
+        "fingerprint": key.fingerprint,
+        "version": key.version,
+        "settings": dict(key.settings),
+        "inputs": dict(key.inputs),
+        "outputs": {path.relative_to(folder).as_posix(): _describe(path) for path in sorted(outputs)},
+        "measurements": {path.relative_to(folder).as_posix(): _describe(path) for path in sorted(measurements)},
+        "counts": dict(counts or {}),
+        "provenance": dict(provenance or {}),
+    }
+    write_json(folder / MANIFEST, manifest)
+    return manifest
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """A stage's manifest, or None where there is none that parses."""
+    try:
+        manifest = read_json(folder / MANIFEST)
+    except (OSError, ValueError):
+        return None
+    return manifest if isinstance(manifest, dict) and "fingerprint" in manifest else None
+
+
+def result_digest(folder: Path) -> str | None:
+    """Identity of a published result: the content of its outputs, whatever made them; None where not published."""
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return None
+    return fingerprint({name: entry["sha256"] for name, entry in manifest["outputs"].items()})
+
+
+def stage_state(folder: Path, key: StageKey) -> StageState:
+    """Hold what is on disk against the key, file by file."""
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return StageState(False)
+    reasons = []
+    if manifest["fingerprint"] != key.fingerprint:
+        if manifest["version"] != key.version:
+            reasons.append(f"code version {manifest['version']} → {key.version}")
+        reasons += _changes("", manifest["settings"], key.settings)
+        reasons += [f"input {name} changed" for name in _different(manifest["inputs"], key.inputs)]
+    for name, entry in (manifest["outputs"] | manifest["measurements"]).items():
+        path = folder / name
+        if not path.is_file():
+            reasons.append(f"{name} is gone")
+        elif path.stat().st_size != entry["bytes"] or sha256_file(path) != entry["sha256"]:
+            reasons.append(f"{name} fails its checksum")
+    return StageState(not reasons, reasons)
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    entry: dict[str, Any] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+    if path.suffix == ".jsonl":
+        entry["rows"] = len(read_jsonl(path))
+    return entry
+
+
+def _changes(prefix: str, old: Any, new: Any) -> list[str]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        return [
+            change for key in _different(old, new) for change in _changes(f"{prefix}{key}.", old.get(key), new.get(key))
+        ]
+    return [f"{prefix.rstrip('.')} {old!r} → {new!r}"]
+
+
+def _different(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    return [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]

@@ -1,0 +1,90 @@
+"""The child's side of `tasks.process`: `python -m tasks.child`, JSON lines in, JSON lines out, gone with its parent."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import queue
+import sys
+import threading
+import traceback
+from typing import Any, BinaryIO
+
+
+def main() -> None:
+    """Build what the first line asks for, then answer calls until end-of-file."""
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints must not end up between two replies
+    calls: queue.Queue[dict[str, Any]] = queue.Queue()
+    threading.Thread(target=_read, args=(sys.stdin.buffer, calls), daemon=True).start()
+
+    first = calls.get()
+    built: list[Any] = []
+    _answer(replies, first["call"], lambda: _build(built, **first["arguments"]))
+    if not built:
+        return
+    model = built[0]
+    while True:
+        busy = hasattr(model, "step") and model.busy
+        try:
+            call = calls.get(block=not busy)
+        except queue.Empty:
+            _step(replies, model)
+            continue
+        if hasattr(model, "step"):
+            try:
+                model.submit(call["call"], call["method"], **call["arguments"])
+            except Exception as error:  # noqa: BLE001 - every failure of the model is the parent's to handle
+                _fail(replies, call["call"], error)
+        else:
+            _answer(replies, call["call"], lambda: getattr(model, call["method"])(**call["arguments"]))
+
+
+def _read(source: BinaryIO, calls: queue.Queue[dict[str, Any]]) -> None:
+    for line in source:
+        calls.put(json.loads(line))
+    os._exit(0)  # the parent is gone or done: stop at once, whatever is under way, so that nobody writes twice
+
+
+def _build(built: list[Any], target: str, arguments: dict[str, Any], threads: int) -> Any:
+    import torch
+
+    torch.set_num_threads(threads)
+    module, _, name = target.partition(":")
+    made = getattr(importlib.import_module(module), name)(**arguments)
+    built.append(made)
+    return made if isinstance(made, (dict, list)) else None
+
+
+def _step(replies: BinaryIO, engine: Any) -> None:
+    try:
+        for call, result in engine.step():
+            _send(replies, {"call": call, "result": result})
+    except Exception as error:  # noqa: BLE001
+        for call in engine.abandon():
+            _fail(replies, call, error)
+
+
+def _answer(replies: BinaryIO, call: int, work: Any) -> None:
+    try:
+        result = work()
+    except Exception as error:  # noqa: BLE001
+        _fail(replies, call, error)
+    else:
+        _send(replies, {"call": call, "result": result})
+
+
+def _fail(replies: BinaryIO, call: int, error: Exception) -> None:
+    out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    text = "".join(traceback.format_exception(error))[-4000:]
+    _send(replies, {"call": call, "error": text, "out_of_memory": out_of_memory})
+
+
+def _send(replies: BinaryIO, message: dict[str, Any]) -> None:
+    replies.write(json.dumps(message).encode() + b"\n")
+    replies.flush()
+
+
+if __name__ == "__main__":
+    main()

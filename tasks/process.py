@@ -1,0 +1,159 @@
+"""Child processes that own a model: memory is really freed, a crash is an error to retry, no orphan goes on writing.
+
+`run_in_child("tasks.demo.models:train_trunk", {...})` calls one function in a fresh process and returns its result.
+`ModelProcess("tasks.engines.hf:HfEngine", {...})` keeps an object alive in a process and sends it calls.
+Both speak JSON lines over pipes; a child whose parent is gone reads end-of-file on its input and exits at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+PROJECT = Path(__file__).resolve().parents[1]
+PYTHON = (sys.executable, "-m", "tasks.child")
+
+
+class ChildError(RuntimeError):
+    """A child process failed; the message ends with what it last said."""
+
+
+class ChildOutOfMemoryError(ChildError):
+    """A child ran out of memory."""
+
+
+class ModelProcess:
+    """An object living in a child process.
+
+    Each public method of the object can be called with JSON-shaped keyword arguments; an object with a `step` method
+    is an engine: it is handed calls as they come and says by itself which have ended.
+    """
+
+    def __init__(
+        self, target: str, arguments: dict[str, Any], *, threads: int, launcher: Sequence[str] = PYTHON
+    ) -> None:
+        """Start the child and send it the construction of `target` ("module:Name").
+
+        Args:
+            target: class, or function, to call with `arguments`.
+            arguments: JSON-shaped keyword arguments.
+            threads: CPU threads of the child.
+            launcher: command that starts `tasks.child`, such as `accelerate launch -m tasks.child`.
+        """
+        self._log = tempfile.NamedTemporaryFile("w+b", prefix="child-", suffix=".log")  # noqa: SIM115 - closed in close
+        environment = os.environ | {
+            "OMP_NUM_THREADS": str(threads),
+            "MKL_NUM_THREADS": str(threads),
+            "TOKENIZERS_PARALLELISM": "false",
+            "PYTHONHASHSEED": "0",
+            "PYTHONPATH": os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        }
+        self._process = subprocess.Popen(
+            launcher, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, env=environment
+        )
+        self._lock = threading.Lock()
+        self._calls: dict[int, Future[Any]] = {}
+        self._next = 0
+        self._dead: ChildError | None = None
+        threading.Thread(target=self._listen, daemon=True).start()
+        self.ready = self.submit("", target=target, arguments=arguments, threads=threads)
+
+    def submit(self, method: str, **arguments: Any) -> Future[Any]:
+        """Send a call; the future ends with its result, or with a `ChildError`."""
+        future: Future[Any] = Future()
+        with self._lock:
+            if self._dead:
+                raise self._dead
+            self._calls[self._next] = future
+            message = json.dumps({"call": self._next, "method": method, "arguments": arguments}) + "\n"
+            self._next += 1
+            try:
+                _pipe(self._process.stdin).write(message.encode())
+                _pipe(self._process.stdin).flush()
+            except OSError:
+                pass  # the child is gone: the listener fails every open call with what it last said
+        return future
+
+    def call(self, method: str, **arguments: Any) -> Any:
+        """Send a call and wait for its result.
+
+        Raises:
+            ChildError: the child failed in the call, or died.
+        """
+        return self.submit(method, **arguments).result()
+
+    @property
+    def alive(self) -> bool:
+        """Whether calls can still be sent."""
+        return self._dead is None
+
+    def close(self) -> None:
+        """Close the child's input, which ends it, and wait; a child that lingers is killed."""
+        _pipe(self._process.stdin).close()
+        try:
+            self._process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._log.close()
+
+    def __enter__(self) -> ModelProcess:
+        """Use as a context manager: the child ends with the block."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the child."""
+        self.close()
+
+    def _listen(self) -> None:
+        for line in _pipe(self._process.stdout):
+            reply = json.loads(line)
+            with self._lock:
+                future = self._calls.pop(reply["call"])
+            if "error" in reply:
+                failure = ChildOutOfMemoryError if reply["out_of_memory"] else ChildError
+                future.set_exception(failure(reply["error"]))
+            else:
+                future.set_result(reply["result"])
+        code = self._process.wait()
+        with self._lock:
+            self._dead = ChildError(f"the child process ended with code {code}\n{self._tail()}")
+            waiting, self._calls = self._calls, {}
+        for future in waiting.values():
+            future.set_exception(self._dead)
+
+    def _tail(self, limit: int = 3000) -> str:
+        try:
+            return Path(self._log.name).read_bytes()[-limit:].decode(errors="replace")
+        except OSError:
+            return ""
+
+
+def run_in_child(
+    target: str, arguments: dict[str, Any], *, threads: int, launcher: Sequence[str] = PYTHON
+) -> dict[str, Any]:
+    """Call a function in a fresh process and return its JSON-shaped result.
+
+    Raises:
+        ChildError: it failed or died.
+    """
+    with ModelProcess(target, arguments, threads=threads, launcher=launcher) as child:
+        result: dict[str, Any] = child.ready.result()
+        return result
+
+
+def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
+    if pipe is None:
+        raise ChildError("the child was started without pipes")
+    return pipe
