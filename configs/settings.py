@@ -21,6 +21,7 @@ PROFILE_FOLDER = Path(__file__).parent
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0)]
+Similarity = Annotated[float, Field(gt=0, le=1)]
 
 
 class SettingsError(ValueError):
@@ -61,8 +62,10 @@ class HardwareSettings(Section):
     """The machine a profile is made for."""
 
     engine: Literal["hf", "vllm"] = Field(description="generation engine: hf (CPU, T4) or vllm (A100 and up)")
-    threads: Positive = Field(2, description="CPU threads of a child process that works alone [threads]")
-    parallel_children: Positive = Field(1, description="small models trained or evaluated at once [processes]")
+    workers: Positive = Field(1, description="child processes that compute at once, each with a model [processes]")
+    threads: Positive = Field(2, description="CPU threads of each child process [threads]")
+    vllm_memory_share: Fraction = Field(0.9, description="share of the accelerator's memory that vLLM takes")
+    vllm_eager: bool = Field(False, description="vLLM without compilation: slower steps, a start in seconds")
     session_hours: Rate = Field(12, description="longest session of the runtime (3.2) [h]")
     memory_gb: Rate | None = Field(None, description="accelerator memory (3.2) [GB]; none on a CPU")
 
@@ -75,6 +78,13 @@ class SamplingSettings(Section):
     max_new_tokens: Positive = Field(description="limit of one completion [tokens]")
 
 
+class DomainSettings(Section):
+    """A share of the instruction mix."""
+
+    weight: Rate = Field(description="share of the rows, relative to the other domains' weights")
+    system_prompt: str | None = Field(None, description="task-control system prompt; none is the bare pre-query prompt")
+
+
 class GenerationSettings(Section):
     """Magpie data generation (2.1, 4.2)."""
 
@@ -84,7 +94,7 @@ class GenerationSettings(Section):
     max_attempts: Positive = Field(3, description="draws of one row before it counts as failed [attempts]")
     instruction: SamplingSettings = Field(description="sampling of the instruction")
     response: SamplingSettings = Field(description="sampling of the response")
-    domains: dict[str, Rate] = Field(description="weight of each domain's system prompt in the mix (1.1) [share]")
+    domains: dict[str, DomainSettings] = Field(min_length=1, description="the multi-domain mix (1.1)")
 
 
 class QualityWeights(Section):
@@ -112,13 +122,17 @@ class FilterSettings(Section):
     min_instruction_words: Positive = Field(3, description="shortest instruction [words]")
     max_instruction_words: Positive = Field(500, description="longest instruction [words]")
     max_repeats: Annotated[int, Field(ge=2)] = Field(3, description="a unit this often in a row drops the row (2.2)")
-    max_similarity: Fraction = Field(0.8, description="instructions at this Jaccard similarity are duplicates (2.2)")
+    max_character_run: Annotated[int, Field(ge=2)] = Field(10, description="a character this often in a row, likewise")
+    refusal_opening: Positive = Field(200, description="where a refusal is looked for in an output [characters]")
+    max_similarity: Similarity = Field(0.8, description="instructions at this Jaccard similarity are duplicates (2.2)")
     language: Literal["en"] = Field("en", description="language kept (2.2, 7.1)")
     min_language_confidence: Fraction = Field(0.5, description="detector's probability below which a row is dropped")
+    min_language_words: Positive = Field(8, description="prose the detector needs; below, the script decides [words]")
     quality: QualityWeights = Field(default_factory=QualityWeights, description="weights of the quality score's parts")
     train_rows: Positive = Field(640, description="SFT training rows (4.2) [rows]")
     val_rows: Positive = Field(160, description="SFT validation rows (4.2) [rows]")
-    group_similarity: Fraction = Field(0.5, description="instructions at this similarity share a split")
+    group_similarity: Similarity = Field(0.5, description="instructions at this similarity share a split")
+    max_group_share: Fraction = Field(0.1, description="larger groups are cut at a higher similarity [share of rows]")
 
     @model_validator(mode="after")
     def _ordered(self) -> FilterSettings:
@@ -153,6 +167,9 @@ class TrainingSettings(Section):
     micro_batch: Positive = Field(description="rows in memory at once; batch_size must be a multiple [rows]")
     learning_rate: Rate = Field(description="peak learning rate of AdamW")
     warmup_share: Fraction = Field(0.03, description="share of the steps with a rising learning rate")
+    schedule: Literal["linear", "cosine"] = Field("cosine", description="fall of the learning rate to 0 after warm-up")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="decoupled weight decay of AdamW")
+    max_grad_norm: Rate = Field(1.0, description="gradients are clipped to this norm")
     max_length: Positive = Field(description="longest row, prompt and answer [tokens]")
     gradient_checkpointing: bool = Field(description="recompute activations instead of storing them")
 
@@ -210,6 +227,10 @@ class EvaluationSettings(Section):
     limit: Positive | None = Field(None, description="questions a task; none takes all [questions]")
     speed_new_tokens: Positive = Field(128, description="length of the inference speed measurement [tokens]")
     speed_rows: Positive = Field(8, description="prompts in the inference speed measurement [rows]")
+    speed_repeats: Positive = Field(5, description="timed repeats of it, after a warm-up; the median counts [runs]")
+    permutations: Positive = Field(20_000, description="sign patterns drawn where there are too many to try all")
+    alpha: Annotated[float, Field(gt=0, lt=1)] = Field(0.05, description="family-wise error rate; intervals cover 1-alpha")
+    power: Annotated[float, Field(gt=0, lt=1)] = Field(0.8, description="power of the minimal detectable difference")
 
 
 class TargetSettings(Section):

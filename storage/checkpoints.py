@@ -5,9 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from storage.files import folder_aside, read_json, sha256_file, write_json
-
-SEAL = "seal.json"
+from storage.files import folder_aside, read_json
+from storage.seals import read_seal, seal
 
 
 def seal_checkpoint(source: Path, folder: Path, step: int, keep: int) -> Path:
@@ -19,8 +18,7 @@ def seal_checkpoint(source: Path, folder: Path, step: int, keep: int) -> Path:
     target = folder / f"checkpoint-{step}"
     with folder_aside(target) as aside:
         shutil.copytree(source, aside, dirs_exist_ok=True)
-        files = sorted(path for path in aside.rglob("*") if path.is_file())
-        write_json(aside / SEAL, {path.relative_to(aside).as_posix(): sha256_file(path) for path in files})
+        seal(aside)
     for old in _checkpoints(folder)[keep:]:
         shutil.rmtree(old, ignore_errors=True)
     return target
@@ -42,13 +40,9 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 
 def _whole(path: Path) -> bool:
+    if read_seal(path) is None:
+        return False
     try:
-        seal = read_json(path / SEAL)
-        state = read_json(path / "trainer_state.json")
-        return (
-            state["global_step"] == checkpoint_step(path)
-            and bool(seal)
-            and all(sha256_file(path / name) == digest for name, digest in seal.items())
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return bool(read_json(path / "trainer_state.json")["global_step"] == checkpoint_step(path))
+    except (OSError, ValueError, KeyError, TypeError):
         return False

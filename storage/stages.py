@@ -5,12 +5,13 @@ A stage is done when its `manifest.json` carries today's fingerprint and each fi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from storage.files import fingerprint, read_json, read_jsonl, sha256_file, write_json
+from storage.files import fingerprint, folder_aside, read_json, read_jsonl, sha256_file, write_json
 
 MANIFEST = "manifest.json"
 
@@ -40,38 +41,45 @@ class StageState:
     reasons: list[str] = field(default_factory=list)
 
 
-def publish_manifest(
-    folder: Path,
-    key: StageKey,
-    outputs: Iterable[Path],
-    *,
-    measurements: Iterable[Path] = (),
-    counts: Mapping[str, Any] | None = None,
-    provenance: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Write `folder/manifest.json`: the last file of a stage.
+@contextmanager
+def publishing(folder: Path, key: StageKey, provenance: Mapping[str, Any], measurements: Sequence[str] = ()) -> Iterator[Path]:
+    """Yield an empty folder that, with a manifest of all its files, replaces `folder` when the block ends well.
 
     Args:
         folder: the stage's published folder.
         key: what the stage read.
-        outputs: files that identify the stage's result: equal inputs give equal bytes.
-        measurements: files with durations and the like: checked, but no part of the result's identity.
-        counts: row counts and other figures.
         provenance: seed, whole settings, package versions, hardware.
+        measurements: patterns of the files that hold durations and the like: checked, but not what identifies the
+            stage's result, since two equal runs differ in them.
     """
+    with folder_aside(folder) as aside:
+        yield aside
+        write_manifest(aside, key, provenance, [path for path in aside.rglob("*") if path.is_file()], measurements)
+
+
+def write_manifest(
+    folder: Path,
+    key: StageKey,
+    provenance: Mapping[str, Any],
+    files: Iterable[Path],
+    measurements: Sequence[str] = (),
+) -> None:
+    """Write `folder/manifest.json` over files that lie in it already; see `publishing`."""
+    described: dict[bool, dict[str, Any]] = {True: {}, False: {}}
+    for path in sorted(files):
+        measured = any(path.match(pattern) for pattern in measurements)
+        described[measured][path.relative_to(folder).as_posix()] = _describe(path)
     manifest = {
         "stage": key.stage,
         "fingerprint": key.fingerprint,
         "version": key.version,
         "settings": dict(key.settings),
         "inputs": dict(key.inputs),
-        "outputs": {path.relative_to(folder).as_posix(): _describe(path) for path in sorted(outputs)},
-        "measurements": {path.relative_to(folder).as_posix(): _describe(path) for path in sorted(measurements)},
-        "counts": dict(counts or {}),
-        "provenance": dict(provenance or {}),
+        "outputs": described[False],
+        "measurements": described[True],
+        "provenance": dict(provenance),
     }
     write_json(folder / MANIFEST, manifest)
-    return manifest
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:

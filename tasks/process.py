@@ -58,7 +58,8 @@ class ModelProcess:
             "PYTHONPATH": os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]),
         }
         self._process = subprocess.Popen(
-            launcher, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, env=environment
+            launcher, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, env=environment,
+            start_new_session=True,  # a Ctrl-C is for the parent, which ends its children in order
         )
         self._lock = threading.Lock()
         self._calls: dict[int, Future[Any]] = {}
@@ -133,11 +134,84 @@ class ModelProcess:
         for future in waiting.values():
             future.set_exception(self._dead)
 
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._process.pid
+
     def _tail(self, limit: int = 3000) -> str:
         try:
             return Path(self._log.name).read_bytes()[-limit:].decode(errors="replace")
         except OSError:
             return ""
+
+
+class ModelPool:
+    """Children with the same model, started when first called, replaced when they die.
+
+    A call goes to a child that is free; with one child it goes there at once, whatever it is doing, so that an engine
+    can mix the rows of several calls.
+    """
+
+    def __init__(self, target: str, arguments: dict[str, Any], *, threads: int, size: int = 1) -> None:
+        """Nothing is started yet: work that is all on disk loads no model."""
+        self._target, self._arguments, self._threads = target, arguments, threads
+        self._children: list[ModelProcess | None] = [None] * size
+        self._locks = [threading.Lock() for _ in range(size)]
+        self._load = [0] * size
+        self._choice = threading.Lock()
+        self._closed = False
+
+    def call(self, method: str, **arguments: Any) -> Any:
+        """Send a call to the least busy child and wait.
+
+        Raises:
+            ChildError: the call failed, or the child died; the next call starts a new one.
+        """
+        with self._choice:
+            slot = self._load.index(min(self._load))
+            self._load[slot] += 1
+        try:
+            return self._child(slot).call(method, **arguments)
+        finally:
+            with self._choice:
+                self._load[slot] -= 1
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the children that are alive."""
+        return [child.pid for child in self._children if child and child.alive]
+
+    def close(self) -> None:
+        """End every child, and start no other."""
+        self._closed = True
+        for slot, child in enumerate(self._children):
+            if child:
+                child.close()
+                self._children[slot] = None
+
+    def __enter__(self) -> ModelPool:
+        """Use as a context manager: the children end with the block."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End every child."""
+        self.close()
+
+    def _child(self, slot: int) -> ModelProcess:
+        with self._locks[slot]:
+            child = self._children[slot]
+            if child is None or not child.alive:
+                if self._closed:
+                    raise ChildError("the run is ending")
+                if child:
+                    child.close()
+                child = ModelProcess(self._target, self._arguments, threads=self._threads)
+                self._children[slot] = child
+                child.ready.result()
+            return child
 
 
 def run_in_child(

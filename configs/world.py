@@ -1,0 +1,81 @@
+"""Settings of the demo's world: what is true in it, what is written about it, and how its models are trained."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class FactSettings(_Section):
+    """How much there is to know."""
+
+    entities_per_kind: int = Field(40, ge=8, le=200, description="Entities of each of the five kinds (count)")
+    examined_per_kind: int = Field(25, ge=1, description="Of these, entities that the benchmarks ask about (count)")
+    beliefs: int = Field(260, ge=8, le=288, description="Actions with a true and a wrongly believed effect (count)")
+    examined_beliefs: int = Field(204, ge=1, description="Of these, beliefs that the TruthfulQA-style benchmark asks about (count)")
+    popularity: float = Field(0.5, ge=0, description="Zipf exponent of how often texts speak of an entity (no unit)")
+
+
+class TrainingSettings(_Section):
+    """One training from scratch or from the trunk."""
+
+    steps: int = Field(100, ge=1, description="Optimizer steps (count)")
+    batch: int = Field(16, ge=1, description="Sequences in a step (count)")
+    length: int = Field(256, ge=32, description="Tokens in a sequence (count)")
+    learning_rate: float = Field(3e-3, gt=0, description="Peak learning rate (no unit)")
+    noise: float = Field(0.0, ge=0, le=1, description="Share of response words replaced by stray ones in the training rows")
+    terse: float = Field(0.0, ge=0, le=1, description="Share of training rows whose response is cut to its first sentences")
+
+
+class WorldSettings(_Section):
+    """Everything the demo's world is made from, besides the seed."""
+
+    facts: FactSettings = Field(default_factory=FactSettings, description="How much there is to know")
+    plain_mix: dict[str, float] = Field(
+        default={
+            "encyclopedia": 0.26,
+            "notes": 0.12,
+            "exam": 0.16,
+            "quiz": 0.08,
+            "forum": 0.08,
+            "lore": 0.14,
+            "procedure": 0.10,
+            "diary": 0.06,
+        },
+        description="Share of each kind of plain document (weights, need not sum to 1)",
+    )
+    unusual_share: float = Field(0.1, ge=0, le=1, description="Share of chats that are refusals, not English, songs or one-liners")
+    system_share: float = Field(0.3, ge=0, le=1, description="Share of chat rows that open with their domain's system prompt")
+    vocabulary: int = Field(1536, ge=400, description="Tokens in the tokenizer (count)")
+    hidden: int = Field(128, ge=16, description="Width of the models (count)")
+    layers: int = Field(4, ge=1, description="Layers of the models (count)")
+    heads: int = Field(2, ge=1, description="Attention heads of the models (count)")
+    context: int = Field(1024, ge=256, description="Longest sequence a model takes (tokens)")
+    precision: str = Field("bf16", description="Arithmetic of training: bf16 (autocast) or fp32")
+    trunk: TrainingSettings = Field(
+        default_factory=lambda: TrainingSettings(steps=230, batch=16, length=256, learning_rate=4e-3),
+        description="The trunk, which is the base model, on plain text",
+    )
+    teacher: TrainingSettings = Field(
+        default_factory=lambda: TrainingSettings(steps=280, batch=8, learning_rate=2e-3), description="The teacher, on chat"
+    )
+    responder_a: TrainingSettings = Field(
+        default_factory=lambda: TrainingSettings(steps=140, batch=8, learning_rate=2e-3), description="The best responder"
+    )
+    responder_b: TrainingSettings = Field(
+        default_factory=lambda: TrainingSettings(steps=80, batch=8, learning_rate=2e-3, noise=0.02, terse=0.1),
+        description="The middling responder: fewer steps, slightly worse rows",
+    )
+    responder_c: TrainingSettings = Field(
+        default_factory=lambda: TrainingSettings(steps=50, batch=8, learning_rate=2e-3, noise=0.05, terse=0.2),
+        description="The weakest responder: fewest steps, worst rows",
+    )
+    reward: TrainingSettings = Field(
+        default_factory=lambda: TrainingSettings(steps=120, batch=10, length=256, learning_rate=1e-3),
+        description="The reward model, on pairs (batch counts pairs)",
+    )
+    reward_start: str = Field("teacher", description="The model the reward model continues from (base or teacher)")
+    reward_heldout: int = Field(400, ge=8, description="Held-out pairs the reward model is measured on (count)")
+    questions_per_subject: int = Field(50, ge=4, description="MMLU-style questions in each subject (count)")
+    questions: int = Field(204, ge=4, description="Questions in each of the other benchmarks (count)")

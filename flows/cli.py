@@ -1,0 +1,119 @@
+"""The one command line of every flow: settings, workspace, server, exit code."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from configs.settings import Settings, SettingsError, load_settings, profiles, setting_keys
+from storage.workspace import Workspace, WorkspaceError, default_root, open_workspace
+
+DONE, FAILED, WRONG_SETTINGS, INTERRUPTED = 0, 1, 2, 130
+
+Flow = Callable[[Settings, Path], Any]
+
+
+def run(flow: Flow, name: str, stages: Sequence[str], arguments: Sequence[str] | None = None) -> int:
+    """Run a flow from the command line and return its exit code: 0 done, 1 failed, 2 wrong settings, 130 interrupted.
+
+    Args:
+        flow: called with the settings and the workspace's root.
+        name: the module, as in `python -m flows.NAME`.
+        stages: prefixes of the stages it publishes; if they all hold, nothing is started.
+        arguments: command line; none takes the process's own.
+    """
+    try:
+        settings, workspace, options = parse(name, flow.__doc__ or "", arguments)
+    except (SettingsError, WorkspaceError) as error:
+        print(error, file=sys.stderr)
+        return WRONG_SETTINGS
+    if _nothing_to_do(settings, workspace, stages):
+        print(f"Nothing to do: {name} is complete in {workspace.root} for these settings.")
+        return DONE
+
+    from flows.server import ServerError, ensure_server
+
+    print(f"{name} · profile {settings.profile} · seed {settings.seed} · workspace {workspace.root}")
+    try:
+        print(f"Prefect UI {ensure_server(options.keep_ui)}/runs", flush=True)
+        flow(settings, workspace.root)
+    except KeyboardInterrupt:
+        print("\nInterrupted; nothing is lost. Run the same command again to go on.", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - the one place where a failure becomes an exit code
+        print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
+        if not isinstance(error, ServerError):
+            print("What was finished is kept. Run the same command again to go on.", file=sys.stderr)
+        return FAILED
+    if not options.keep_ui:
+        print("Reopen the Prefect UI of past runs with: prefect server start")
+    return DONE
+
+
+def parse(
+    name: str, description: str, arguments: Sequence[str] | None = None
+) -> tuple[Settings, Workspace, argparse.Namespace]:
+    """Settings, workspace and remaining options of a command line.
+
+    Raises:
+        SettingsError: a wrong option, key, value or profile.
+        WorkspaceError: the workspace cannot be written to.
+    """
+    parser = _Parser(
+        prog=f"python -m flows.{name}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="settings (--section.key VALUE):\n" + "\n".join(f"  --{key}  {text}" for key, text in setting_keys()),
+        allow_abbrev=False,
+    )
+    parser.add_argument("--profile", default="demo", help=f"one of {', '.join(profiles())} (default: demo)")
+    parser.add_argument("--workspace", type=Path, default=default_root(), help="folder that holds the study")
+    parser.add_argument("--keep-ui", action="store_true", help="leave the Prefect server running at the end")
+    parser.add_argument("--json", action="store_true", help=argparse.SUPPRESS if name != "status" else "print JSON")
+    options, rest = parser.parse_known_args(arguments)
+    return load_settings(options.profile, _overrides(rest)), open_workspace(options.workspace), options
+
+
+def _overrides(rest: Sequence[str]) -> dict[str, Any]:
+    overrides: dict[str, Any] = {}
+    words = list(rest)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--"):
+            raise SettingsError(f"got {word!r}, takes --section.key VALUE; see --help")
+        key, equals, text = word[2:].partition("=")
+        if not equals:
+            if not words or words[0].startswith("--"):
+                raise SettingsError(f"--{key}: got no value, takes --{key} VALUE")
+            text = words.pop(0)
+        try:
+            overrides[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise SettingsError(f"--{key}: got {text!r}, which is not a YAML value") from None
+        if isinstance(overrides[key], str):
+            overrides[key] = _number(overrides[key])
+    return overrides
+
+
+def _number(text: str) -> Any:
+    try:
+        return float(text)  # YAML 1.1 reads 2e-4 as text
+    except ValueError:
+        return text
+
+
+def _nothing_to_do(settings: Settings, workspace: Workspace, stages: Sequence[str]) -> bool:
+    from tasks.stages import study_stages
+
+    wanted = [stage for name, stage in study_stages(settings, workspace).items() if name.startswith(tuple(stages))]
+    return all(stage.state().done for stage in wanted)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise SettingsError(f"{message}; see --help")

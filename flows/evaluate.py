@@ -1,0 +1,49 @@
+"""Every method on every benchmark, with lm-evaluation-harness; the zero-shot base model first (2.5.1).
+
+Run alone: `python -m flows.evaluate --profile demo`.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from configs.settings import Settings
+from flows.batches import Unit, run_units
+from flows.cli import run
+from storage.workspace import Workspace
+from tasks.evaluate.work import MethodWork, evaluate_benchmark
+from tasks.models import resolve_revision
+from tasks.stages import METHODS, study_stages
+
+
+@flow(name="evaluate", persist_result=False, task_runner=ThreadPoolTaskRunner(max_workers=64))
+def evaluate(settings: Settings, workspace: Path) -> None:
+    """Score the base model and each adapter; a model is loaded once, in a process of its own, for all benchmarks."""
+    place = Workspace(workspace)
+    revision = resolve_revision(settings.models.base, place)
+    stages = [study_stages(settings, place)[f"evaluate-{method}"] for method in ("base", *METHODS)]
+    waiting = [stage for stage in stages if not stage.state().done]
+    at_once = settings.hardware.workers
+    for group in [waiting[i : i + at_once] for i in range(0, len(waiting), at_once)]:
+        works = [MethodWork(settings, place, stage, revision) for stage in group]
+        try:
+            units = [
+                Unit(f"{work.method}-{part}", work.part_key(part), {"work": work, "part": part}, work.check(part))
+                for work in works
+                for part in work.parts
+            ]
+            label = "evaluate " + " and ".join(work.method for work in works)
+            run_units(evaluate_benchmark, units, place.state / "prefect", label, "benchmark")
+        finally:
+            for work in works:
+                work.close()
+        for work in works:
+            work.publish()
+
+
+if __name__ == "__main__":
+    sys.exit(run(evaluate, "evaluate", ["evaluate"]))

@@ -1,0 +1,50 @@
+"""The whole study, stage after stage: `python -m flows.full_pipeline [--profile P] [--workspace W]`.
+
+An instruct model writes its own instructions and answers; filters keep the good ones; three models and a reward
+model make preference pairs; a base model is adapted by LoRA, prompt tuning and DPO; each is measured; a report
+compares them. What is on disk already is not made again.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from prefect import flow
+
+from configs.settings import Settings
+from flows.cli import run
+from flows.evaluate import evaluate
+from flows.filter import filter_rows
+from flows.generate import generate
+from flows.prefer import prefer
+from flows.report import report
+from flows.tune import tune
+from storage.files import read_json
+from storage.workspace import Workspace
+from tasks.report.checklist import checklist_table
+from tasks.report.report import comparison_table
+
+
+@flow(name="full-pipeline", persist_result=False)
+def full_pipeline(settings: Settings, workspace: Path) -> None:
+    """Run the whole study: generate, filter, prefer, tune, evaluate, report."""
+    generate(settings, workspace)
+    filter_rows(settings, workspace)
+    prefer(settings, workspace)
+    tune(settings, workspace)
+    evaluate(settings, workspace)
+    report(settings, workspace)
+    show_results(Workspace(workspace))
+
+
+def show_results(workspace: Workspace) -> None:
+    """Print the comparison and the checklist."""
+    metrics = workspace.evaluation / "metrics"
+    print(comparison_table(read_json(metrics / "comparison.json"), read_json(metrics / "efficiency.json")))
+    print(checklist_table(read_json(metrics / "checklist.json")["items"]))
+    print(f"Report: {workspace.evaluation / 'report.md'}")
+
+
+if __name__ == "__main__":
+    sys.exit(run(full_pipeline, "full_pipeline", [""]))

@@ -1,0 +1,85 @@
+"""Where a method's answers lie: `evaluation/results/<method>/`, and `<method>-seed-<s>/` for seeds above 0.
+
+| file | holds |
+|---|---|
+| `<benchmark>.json` | lm-eval's result format, without clock times: equal inputs give equal bytes |
+| `<benchmark>.samples.jsonl` | a row a question: task, doc_id, doc_hash, cluster, metrics, responses |
+| `<benchmark>.seconds.json` | how long it took, a measurement |
+| `speed.json` | inference tokens a second, a measurement |
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from storage.files import read_json, read_jsonl, sha256_file, write_json, write_jsonl
+from storage.stages import StageKey
+from storage.workspace import Workspace
+
+BASE = "base"
+TUNED = ("sft", "prompt_tuning", "dpo")
+METHODS = (BASE, *TUNED)
+SPEED = "speed.json"
+
+
+def results_folder(workspace: Workspace, method: str, seed: int = 0) -> Path:
+    """Where a method's results are published; the base model has no seed of its own."""
+    name = method if seed == 0 or method == BASE else f"{method}-seed-{seed}"
+    return workspace.evaluation / "results" / name
+
+
+def unpublished_results(workspace: Workspace, key: StageKey) -> Path:
+    """Where a method's benchmarks lie, each a sealed folder, until all are published together."""
+    return workspace.state / "results" / f"{key.stage}-{key.fingerprint}"
+
+
+def write_benchmark(folder: Path, benchmark: str, answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Publish what `Evaluator.evaluate` returned, the results last; returns the manifest of the three files."""
+    write_jsonl(folder / f"{benchmark}.samples.jsonl", answer["samples"])
+    write_json(folder / f"{benchmark}.seconds.json", {"seconds": answer["seconds"]})
+    write_json(folder / f"{benchmark}.json", answer["results"])
+    return {
+        "benchmark": benchmark,
+        "rows": len(answer["samples"]),
+        "files": {
+            name: sha256_file(folder / name)
+            for name in (f"{benchmark}.json", f"{benchmark}.samples.jsonl", f"{benchmark}.seconds.json")
+        },
+    }
+
+
+def seeds_of(workspace: Workspace, method: str, default: int) -> list[int]:
+    """Seeds a method was trained or evaluated with; `default` alone where nothing is there, and for the base model."""
+    if method == BASE:
+        return [default]
+    found = {default}
+    for path in (workspace.models / method).glob("seed-*"):
+        if (path / "adapter_config.json").is_file() and path.name[5:].isdigit():
+            found.add(int(path.name[5:]))
+    for path in (workspace.evaluation / "results").glob(f"{method}*"):
+        match = re.fullmatch(re.escape(method) + r"(?:-seed-(\d+))?", path.name)
+        if match and any(path.glob("*.json")):
+            found.add(int(match[1] or 0))
+    return sorted(found)
+
+
+def load_json(path: Path) -> Any:
+    """A JSON file, or None where there is none that parses."""
+    try:
+        return read_json(path)
+    except (OSError, ValueError):
+        return None
+
+
+def load_samples(folder: Path, benchmark: str) -> list[dict[str, Any]] | None:
+    """A benchmark's rows, or None where they are missing, torn or not those its results were computed from."""
+    results = load_json(folder / f"{benchmark}.json")
+    try:
+        rows: list[dict[str, Any]] = read_jsonl(folder / f"{benchmark}.samples.jsonl")
+        same = results is not None and results["config"]["questions"] == len(rows)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return rows if same else None

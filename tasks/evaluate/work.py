@@ -1,0 +1,125 @@
+"""One method's evaluation: each benchmark a sealed folder until all are published together."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from configs.settings import Settings
+from storage.files import folder_aside, read_jsonl, write_json
+from storage.seals import SEAL, read_seal, seal
+from storage.stages import publishing
+from storage.workspace import Workspace
+from tasks.evaluate.results import BASE, SPEED, unpublished_results, write_benchmark
+from tasks.models import model_source
+from tasks.process import ModelPool
+from tasks.provenance import provenance
+from tasks.stages import Stage
+
+MEASUREMENTS = ("*.seconds.json", SPEED)
+
+
+class MethodWork:
+    """A model to evaluate: its process, and where its answers lie meanwhile."""
+
+    def __init__(self, settings: Settings, workspace: Workspace, stage: Stage, revision: str | None) -> None:
+        """Nothing is loaded until the first benchmark that is not on disk."""
+        self.method = stage.name.removeprefix("evaluate-")
+        self._settings, self._workspace, self._stage = settings, workspace, stage
+        self._key = stage.require_key()
+        adapter = None if self.method == BASE else str(workspace.adapter(self.method, settings.seed))
+        self._pool = ModelPool(
+            "tasks.evaluate.harness:Evaluator",
+            {
+                "base": model_source(settings.models.base, workspace),
+                "revision": revision,
+                "precision": settings.models.base.precision,
+                "batch_size": settings.evaluation.batch_size,
+                "adapter": adapter,
+                "reserved_tokens": settings.tuning.prompt_tuning.num_virtual_tokens,
+            },
+            threads=settings.hardware.threads,
+        )
+
+    @property
+    def parts(self) -> list[str]:
+        """The benchmarks, and the speed measurement, after which the process has nothing left to do."""
+        return [*self._settings.evaluation.benchmarks, "speed"]
+
+    def part_key(self, part: str) -> str:
+        """Names one part's work."""
+        return f"{self._stage.name}-{self._key.fingerprint}-{part}"
+
+    def check(self, part: str) -> Callable[[], Any]:
+        """Tells whether the part is whole on disk."""
+        return lambda: read_seal(self._folder / part)
+
+    def evaluate(self, part: str) -> dict[str, Any]:
+        """Run one benchmark, or the speed measurement, and persist it; what is on disk is returned as it is."""
+        if (note := self.check(part)()) is not None:
+            return dict(note)
+        with folder_aside(self._folder / part) as aside:
+            note = self._measure_speed(aside) if part == "speed" else self._run_benchmark(part, aside)
+            seal(aside, note)
+        return note
+
+    def close(self) -> None:
+        """End the process."""
+        self._pool.close()
+
+    def publish(self) -> None:
+        """Publish every part together as `evaluation/results/<method>`."""
+        with publishing(self._stage.folder, self._key, provenance(self._settings), MEASUREMENTS) as folder:
+            for part in self.parts:
+                shutil.copytree(
+                    self._folder / part, folder, ignore=shutil.ignore_patterns(SEAL), dirs_exist_ok=True
+                )
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    @property
+    def _folder(self) -> Path:
+        return unpublished_results(self._workspace, self._key)
+
+    def _run_benchmark(self, benchmark: str, folder: Path) -> dict[str, Any]:
+        evaluation = self._settings.evaluation
+        tasks_folder = self._write_demo_tasks() if self._settings.world else None
+        try:
+            answer = self._pool.call(
+                "evaluate",
+                task=evaluation.benchmarks[benchmark].task,
+                tasks_folder=str(tasks_folder) if tasks_folder else None,
+                limit=evaluation.limit,
+                seed=self._settings.seed,
+            )
+        finally:
+            if tasks_folder:
+                shutil.rmtree(tasks_folder)
+        return write_benchmark(folder, benchmark, answer)
+
+    def _write_demo_tasks(self) -> Path:
+        import tempfile
+
+        from tasks.demo.benchmarks import write_tasks
+
+        folder = Path(tempfile.mkdtemp(prefix="tasks-"))  # the YAMLs hold absolute paths, which nothing published may
+        write_tasks(self._workspace.world, folder)
+        return folder
+
+    def _measure_speed(self, folder: Path) -> dict[str, Any]:
+        evaluation = self._settings.evaluation
+        rows = read_jsonl(self._workspace.filtered / "test.jsonl")[: evaluation.speed_rows]
+        speed = self._pool.call(
+            "measure_speed",
+            prompts=[row["instruction"] for row in rows],
+            new_tokens=evaluation.speed_new_tokens,
+            repeats=evaluation.speed_repeats,
+        )
+        write_json(folder / SPEED, speed)
+        return {"rows": len(rows)}
+
+
+def evaluate_benchmark(work: MethodWork, part: str) -> dict[str, Any]:
+    """One benchmark of one model, as a task."""
+    return work.evaluate(part)

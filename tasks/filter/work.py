@@ -1,0 +1,38 @@
+"""The filter stage: reads the raw rows, publishes kept and dropped rows, splits and statistics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from configs.settings import Settings
+from storage.files import read_jsonl, write_json, write_jsonl
+from storage.stages import publishing
+from storage.workspace import Workspace
+from tasks.filter.run import filter_rows
+from tasks.provenance import provenance
+from tasks.stages import Stage
+
+SPLITS = ("train", "val", "test")
+
+
+def filter_raw_rows(settings: Settings, workspace: Workspace, stage: Stage) -> dict[str, Any]:
+    """Filter and publish.
+
+    Raises:
+        TooFewRowsError: fewer rows are kept than the splits need.
+    """
+    result = filter_rows(read_jsonl(workspace.raw / "raw.jsonl"), settings.filter, settings.seed)
+    with publishing(workspace.filtered, stage.require_key(), provenance(settings)) as folder:
+        write_jsonl(folder / "filtered.jsonl", result.kept)
+        write_jsonl(folder / "dropped.jsonl", result.dropped)
+        for split in SPLITS:
+            write_jsonl(
+                folder / f"{split}.jsonl",
+                [
+                    {"instruction": row["instruction"], "output": row["output"]}
+                    for row in result.kept
+                    if row["split"] == split
+                ],
+            )
+        write_json(folder / "stats.json", result.stats)
+    return {"kept": len(result.kept), "dropped": len(result.dropped)}

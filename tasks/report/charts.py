@@ -1,0 +1,306 @@
+"""The charts of the report, drawn from `evaluation/metrics/` alone; what was not measured says so.
+
+Colours are Okabe and Ito's, one a method throughout; no date or version is stored, so equal figures give equal files.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from configs.settings import Settings
+from storage.files import write_bytes
+from storage.workspace import Workspace
+from tasks.evaluate.compare import figure
+from tasks.evaluate.results import METHODS, TUNED
+from tasks.report.metrics import load_metrics
+from tasks.report.recommend import mean_gain
+from tasks.report.words import NOT_MEASURED, benchmark_name, count, duration, method_name, size
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = {"base": "#6b6b6b", "sft": "#0072b2", "prompt_tuning": "#e69f00", "dpo": "#009e73"}
+MARKERS = {"base": "s", "sft": "o", "prompt_tuning": "^", "dpo": "D"}
+NEUTRAL = "#56b4e9"
+DROP = "#d55e00"
+STYLE: dict[Any, Any] = {
+    "font.size": 10.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 11.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+}
+DPI = 150
+Z95 = 1.959964
+MIB = 1024**2
+
+Metrics = Mapping[str, Any]
+
+
+def write_charts(workspace: Workspace, settings: Settings) -> list[Path]:
+    """Draw every chart into `evaluation/figures/`."""
+    import matplotlib
+
+    names = ("comparison", "efficiency", "tests", "dataset", "training")
+    metrics = {name: load_metrics(workspace, name) for name in names}
+    charts = {
+        "scores": _scores,
+        "differences": _differences,
+        "efficiency": _efficiency,
+        "trade_off": _trade_off,
+        "loss_curves": _loss_curves,
+        "drop_waterfall": _waterfall,
+        "preference_margins": _margins,
+    }
+    paths = []
+    with matplotlib.rc_context():
+        # a user's own matplotlibrc must not change the report
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
+        for name, draw in charts.items():
+            buffer = io.BytesIO()
+            draw(metrics, settings).savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+            path = workspace.evaluation / "figures" / f"{name}.png"
+            write_bytes(path, buffer.getvalue())
+            paths.append(path)
+    return paths
+
+
+def _scores(metrics: Metrics, settings: Settings) -> Figure:
+    chart, (axes,) = _canvas(1, 1, (9, 4.6))
+    benchmarks = list(settings.evaluation.benchmarks)
+    rows = {
+        (row["method"], row["benchmark"]): row
+        for row in figure(metrics["comparison"], "scores") or []
+        if row["seed"] == settings.seed
+    }
+    width = 0.8 / len(METHODS)
+    top = 0.0
+    for place, method in enumerate(METHODS):
+        offset = (place - (len(METHODS) - 1) / 2) * width
+        labelled = False
+        for position, benchmark in enumerate(benchmarks):
+            row = rows.get((method, benchmark))
+            if row is None or row["value"] is None:
+                axes.text(position + offset, 1.5, NOT_MEASURED, rotation=90, ha="center", va="bottom", fontsize=8)
+                continue
+            value, error = 100 * row["value"], 100 * Z95 * (row["stderr"] or 0)
+            axes.bar(
+                position + offset, value, width * 0.92, color=COLOURS[method],
+                label=None if labelled else method_name(method),
+            )  # fmt: skip
+            labelled = True
+            if row["stderr"] is not None:
+                axes.errorbar(position + offset, value, error, color="black", capsize=3, linewidth=1)
+            axes.text(position + offset, value + error + 1, f"{value:.0f}", ha="center", va="bottom", fontsize=8.5)
+            top = max(top, value + error)
+    axes.set_xticks(range(len(benchmarks)), [benchmark_name(name) for name in benchmarks])
+    axes.set_ylabel("Score [%]")
+    axes.set_ylim(0, min(108, max(top * 1.15, 20)))
+    axes.yaxis.grid(True, color="#dddddd")
+    axes.set_title("Zero-shot benchmark scores, with 95% intervals")
+    _legend(axes)
+    return chart
+
+
+def _differences(metrics: Metrics, settings: Settings) -> Figure:
+    benchmarks = list(settings.evaluation.benchmarks)
+    chart, (axes,) = _canvas(1, 1, (9, 1.6 + 1.05 * len(benchmarks)))
+    rows = {(row["method"], row["benchmark"]): row for row in figure(metrics["comparison"], "contrasts") or []}
+    ticks = []
+    for group, benchmark in enumerate(benchmarks):
+        middle = -group * (len(TUNED) + 1)
+        ticks.append(middle - (len(TUNED) - 1) / 2)
+        for place, method in enumerate(TUNED):
+            y, row = middle - place, rows.get((method, benchmark))
+            if row is None or row["difference"] is None:
+                axes.text(0, y, f" {NOT_MEASURED}", va="center", fontsize=8.5, color=COLOURS[method])
+                continue
+            decided = row["p_holm"] is not None and row["p_holm"] <= settings.evaluation.alpha
+            if row["low"] is not None:
+                axes.plot([100 * row["low"], 100 * row["high"]], [y, y], color=COLOURS[method], linewidth=2)
+            axes.plot(
+                100 * row["difference"], y, MARKERS[method], color=COLOURS[method], markersize=8,
+                markerfacecolor=COLOURS[method] if decided else "white", markeredgewidth=1.6,
+            )  # fmt: skip
+    for method in TUNED:
+        axes.plot([], [], MARKERS[method], color=COLOURS[method], markersize=8, label=method_name(method))
+    axes.plot([], [], "o", color="black", markerfacecolor="white", label="open: not distinguishable (Holm)")
+    axes.axvline(0, color="black", linewidth=1)
+    axes.xaxis.grid(True, color="#dddddd")
+    axes.set_yticks(ticks, [benchmark_name(name) for name in benchmarks])
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("Difference to the base model on the same questions [percentage points], 95% interval")
+    axes.set_title("Paired differences to the base model")
+    _legend(axes)
+    return chart
+
+
+def _efficiency(metrics: Metrics, settings: Settings) -> Figure:
+    chart, panels = _canvas(2, 3, (11.5, 6))
+    runs = _own_runs(metrics["efficiency"], settings)
+    figures: tuple[tuple[str, str, Any, bool, tuple[str, ...]], ...] = (
+        ("trainable_parameters", "Trainable parameters (log scale)", count, True, TUNED),
+        ("peak_memory_bytes", "Peak training memory", size, False, TUNED),
+        ("train_seconds", "Training time", duration, False, TUNED),
+        ("train_tokens_per_second", "Training tokens/s", count, False, TUNED),
+        ("inference_tokens_per_second", "Inference tokens/s", count, False, METHODS),
+        ("adapter_bytes", "Adapter on disk (log scale)", size, True, TUNED),
+    )
+    for axes, (name, title, write, log, methods) in zip(panels, figures, strict=True):
+        values = [figure(runs.get(method), name) for method in methods]
+        known = [value for value in values if value]
+        if log:
+            axes.set_xscale("log")
+        left, right = (min(known) / 10, max(known) * 60) if log and known else (0, 1.45 * max(known, default=1))
+        axes.set_xlim(left, right)
+        for y, (method, value) in enumerate(zip(methods, values, strict=True)):
+            if value is None:
+                axes.text(0.02, -y, NOT_MEASURED, va="center", fontsize=9, transform=axes.get_yaxis_transform())
+                continue
+            axes.barh(-y, value - left, left=left, height=0.65, color=COLOURS[method])
+            axes.text(value, -y, f" {write(value)}", va="center", fontsize=9)
+        axes.set_yticks([-y for y in range(len(methods))], [method_name(method) for method in methods])
+        axes.set_ylim(-len(methods) + 0.4, 0.6)
+        axes.tick_params(axis="x", which="both", labelbottom=False, length=0)
+        axes.tick_params(axis="y", length=0)
+        axes.set_title(title)
+    return chart
+
+
+def _trade_off(metrics: Metrics, settings: Settings) -> Figure:
+    chart, panels = _canvas(1, 3, (11.5, 4.4))
+    runs = _own_runs(metrics["efficiency"], settings)
+    costs: tuple[tuple[str, str, float, bool], ...] = (
+        ("trainable_parameters", "Trainable parameters (log scale)", 1, True),
+        ("peak_memory_bytes", "Peak training memory [MiB]", MIB, False),
+        ("train_seconds", "Training time [s]", 1, False),
+    )
+    for axes, (name, label, unit, log) in zip(panels, costs, strict=True):
+        axes.axhline(0, color=COLOURS["base"], linestyle="--", linewidth=1.4, label=method_name("base"))
+        if log:
+            axes.set_xscale("log")
+        seen = []
+        for method in TUNED:
+            gain, cost = mean_gain(metrics, method), figure(runs.get(method), name)
+            if gain is None or cost is None:
+                continue
+            error = None if gain[1] is None else 100 * Z95 * gain[1]
+            axes.errorbar(
+                cost / unit, 100 * gain[0], error, fmt=MARKERS[method], color=COLOURS[method],
+                markersize=9, capsize=4, label=method_name(method),
+            )  # fmt: skip
+            seen.append(cost / unit)
+        missing = len(TUNED) - len(seen)
+        if missing:
+            told = NOT_MEASURED if not seen else f"{missing} of {len(TUNED)} methods {NOT_MEASURED}"
+            axes.text(0.03, 0.03, told, transform=axes.transAxes, fontsize=9)
+        if seen:
+            axes.set_xlim((min(seen) / 3, max(seen) * 3) if log else (0, 1.25 * max(seen)))
+        axes.grid(True, color="#dddddd")
+        axes.set_xlabel(label)
+    panels[0].set_ylabel("Mean difference to the base model\nover the benchmarks [points], 95% interval")
+    panels[0].set_title("Quality against cost")
+    handles = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    chart.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False)
+    return chart
+
+
+def _loss_curves(metrics: Metrics, settings: Settings) -> Figure:
+    chart, panels = _canvas(1, 2, (11, 4.2))
+    runs = _own_runs(metrics["training"], settings)
+    for axes, methods, title in (
+        (panels[0], ("sft", "prompt_tuning"), "Training loss: LoRA SFT and prompt tuning"),
+        (panels[1], ("dpo",), "Training loss: DPO"),
+    ):
+        for method in methods:
+            own = figure(runs.get(method), "metrics")
+            curve = figure(own, "loss_curve")
+            if not curve:
+                axes.plot([], [], color=COLOURS[method], label=f"{method_name(method)}: {NOT_MEASURED}")
+                continue
+            axes.plot(*zip(*curve, strict=True), color=COLOURS[method], linewidth=1.8, label=method_name(method))
+            before, after = (figure(own, "eval", "val", f"loss_{when}") for when in ("before", "after"))
+            ends = [(x, y) for x, y in ((0, before), (curve[-1][0], after)) if y is not None]
+            if ends:
+                axes.plot(
+                    *zip(*ends, strict=True), MARKERS[method], linestyle="none", color=COLOURS[method],
+                    markerfacecolor="white", markersize=8, label="validation, before and after",
+                )  # fmt: skip
+        axes.set_title(title)
+        axes.set_xlabel("Optimizer step")
+        axes.grid(True, color="#dddddd")
+        axes.legend()
+    panels[0].set_ylabel("Loss [nats a token]")
+    panels[1].set_ylabel("Loss [nats a pair]")
+    return chart
+
+
+def _waterfall(metrics: Metrics, settings: Settings) -> Figure:
+    chart, (axes,) = _canvas(1, 1, (9, 4.2))
+    steps = figure(metrics["dataset"], "waterfall")
+    axes.set_title("Rows left after each filter rule")
+    if not steps:
+        return _nothing(chart, axes)
+    top = steps[0]["rows"]
+    for position, step in enumerate(steps):
+        axes.bar(position, step["rows"], 0.7, color=NEUTRAL)
+        axes.bar(position, step["dropped"], 0.7, bottom=step["rows"], color=DROP, hatch="//", edgecolor="white")
+        note = f"{step['rows']:,}" + (f"\n−{step['dropped']:,}" if step["dropped"] else "")
+        axes.text(position, step["rows"] + step["dropped"] + 0.015 * top, note, ha="center", va="bottom", fontsize=9.5)
+    axes.set_xticks(range(len(steps)), [step["step"] for step in steps])
+    axes.set_ylim(0, 1.18 * top)
+    axes.set_ylabel("Rows (hatched: dropped by the rule)")
+    axes.yaxis.grid(True, color="#dddddd")
+    return chart
+
+
+def _margins(metrics: Metrics, settings: Settings) -> Figure:
+    chart, (axes,) = _canvas(1, 1, (9, 4))
+    margins = figure(metrics["dataset"], "margins")
+    axes.set_title("Score margin of the preference pairs")
+    if not margins:
+        return _nothing(chart, axes)
+    edges, mean = margins["edges"], margins["spread"]["mean"]
+    axes.bar(
+        edges[:-1], margins["counts"], [b - a for a, b in zip(edges, edges[1:], strict=False)], align="edge",
+        color=NEUTRAL, edgecolor="white",
+    )  # fmt: skip
+    axes.axvline(mean, color=DROP, linewidth=2, label=f"mean {mean:.2f}")
+    axes.set_xlabel("Chosen score minus rejected score [reward units]")
+    axes.set_ylabel("Pairs")
+    axes.yaxis.grid(True, color="#dddddd")
+    axes.legend()
+    return chart
+
+
+def _canvas(rows: int, columns: int, inches: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    chart = Figure(figsize=inches, layout="constrained")
+    FigureCanvasAgg(chart)
+    return chart, list(chart.subplots(rows, columns, squeeze=False).flat)
+
+
+def _legend(axes: Axes) -> None:
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=4)
+
+
+def _nothing(chart: Figure, axes: Axes) -> Figure:
+    axes.text(0.5, 0.5, NOT_MEASURED, ha="center", va="center", fontsize=14, transform=axes.transAxes)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    return chart
+
+
+def _own_runs(metrics: Any, settings: Settings) -> dict[str, Any]:
+    return {run["method"]: run for run in figure(metrics, "runs") or [] if run["seed"] == settings.seed}

@@ -1,0 +1,131 @@
+"""Which method for which use, by stated rules; where the figures do not decide, that is the answer.
+
+A method is eligible if its scores were compared with the base model's on every benchmark and it is significantly worse
+(Holm) on none. DPO starts from the SFT adapter, so its training time is both runs' and its memory the larger of the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from configs.settings import Settings
+from tasks.evaluate.compare import figure, verdict
+from tasks.evaluate.results import TUNED
+from tasks.report.words import count, duration, method_name, number, points, size
+
+Metrics = Mapping[str, Any]
+Pick = dict[str, Any]
+
+LEAD = 0.05  # a cost that is not at least this share below the next is a tie: repeated runs differ by as much
+
+
+def recommendations(metrics: Metrics, settings: Settings) -> list[Pick]:
+    """A row a use case: `use_case`, `rule`, `method` (None where the figures do not decide), `reason`."""
+    costs = {method: _costs(metrics, method, settings.seed) for method in TUNED}
+    eligible = [method for method in TUNED if _harmless(metrics, method, settings.evaluation.alpha)]
+
+    def cheapest(use_case: str, name: str, what: str, write: Callable[[Any], str]) -> Pick:
+        rule = f"smallest {what} among the eligible, at least {LEAD:.0%} below the next"
+        return {"use_case": use_case, "rule": rule} | _cheapest(eligible, costs, name, write)
+
+    return [
+        cheapest("Tightest training memory", "memory", "peak training memory", size),
+        cheapest("Shortest training time", "seconds", "training time", duration),
+        _best_quality(metrics, settings),
+        cheapest("Many adapters served at once", "bytes", "adapter on disk", size),
+        _preferred_answers(metrics, settings),
+    ]
+
+
+def mean_gain(metrics: Metrics, method: str) -> tuple[float, float | None] | None:
+    """Mean over the benchmarks of a method's differences to the base model, with its standard error.
+
+    The benchmarks' questions are different ones, so their errors are independent. None unless all were measured.
+    """
+    contrasts = _of_method(figure(metrics.get("comparison"), "contrasts"), method)
+    tests = _of_method(figure(metrics.get("tests"), "tests"), method)
+    if not contrasts or any(row["difference"] is None for row in contrasts):
+        return None
+    errors = [row["stderr"] for row in tests]
+    stderr = None if not errors or None in errors else sum(error**2 for error in errors) ** 0.5 / len(errors)
+    return sum(row["difference"] for row in contrasts) / len(contrasts), stderr
+
+
+def _costs(metrics: Metrics, method: str, seed: int) -> dict[str, Any]:
+    runs = {run["method"]: run for run in figure(metrics.get("efficiency"), "runs") or [] if run["seed"] == seed}
+    path = [runs.get(step) for step in (("sft", "dpo") if method == "dpo" else (method,))]
+    seconds = [figure(run, "train_seconds") for run in path]
+    memory = [figure(run, "peak_memory_bytes") for run in path]
+    return {
+        "seconds": None if None in seconds else sum(seconds),
+        "memory": None if None in memory else max(memory),
+        "bytes": figure(runs.get(method), "adapter_bytes"),
+    }
+
+
+def _cheapest(
+    eligible: list[str], costs: Mapping[str, Mapping[str, Any]], name: str, write: Callable[[Any], str]
+) -> Pick:
+    told = "; ".join(f"{method_name(method)} {write(costs[method][name])}" for method in TUNED)
+    known = sorted((method for method in eligible if costs[method][name] is not None), key=lambda one: costs[one][name])
+    if not known:
+        why = "no method is eligible" if not eligible else "it was measured for no eligible method"
+        return {"method": None, "reason": f"The figures do not decide: {why} ({told})."}
+    best = known[0]
+    if len(known) < len(eligible):
+        return {"method": None, "reason": f"The figures do not decide: it was not measured for all methods ({told})."}
+    if len(known) > 1 and costs[best][name] > (1 - LEAD) * costs[known[1]][name]:
+        return {"method": None, "reason": f"The figures do not decide: the two cheapest lie too close ({told})."}
+    left_out = [method_name(method) for method in TUNED if method not in eligible]
+    note = f" Not eligible: {', '.join(left_out)}." if left_out else ""
+    return {"method": best, "reason": f"{told}.{note}"}
+
+
+def _best_quality(metrics: Metrics, settings: Settings) -> Pick:
+    rule = "the one method that is better than the base model on some benchmark and worse on none (Holm)"
+    alpha = settings.evaluation.alpha
+    better = {method: _verdicts(metrics, method, alpha).count("better") for method in TUNED}
+    gains = {method: mean_gain(metrics, method) for method in TUNED}
+    told = "; ".join(
+        f"{method_name(method)} better on {better[method]}, worse on {_verdicts(metrics, method, alpha).count('worse')}, "
+        f"mean difference {points(gain[0] if (gain := gains[method]) else None)} points"
+        for method in TUNED
+    )
+    candidates = [method for method in TUNED if better[method] and _harmless(metrics, method, alpha)]
+    if len(candidates) == 1:
+        return {"use_case": "Best benchmark quality", "rule": rule, "method": candidates[0], "reason": f"{told}."}
+    why = "no method is" if not candidates else f"{' and '.join(map(method_name, candidates))} are"
+    reason = f"The figures do not decide: {why} better on some benchmark and worse on none ({told})."
+    return {"use_case": "Best benchmark quality", "rule": rule, "method": None, "reason": reason}
+
+
+def _preferred_answers(metrics: Metrics, settings: Settings) -> Pick:
+    target = settings.targets.preference_accuracy
+    rule = f"DPO, if it ranks more than {target:.0%} of the test pairs right and is worse on no benchmark"
+    runs = figure(metrics.get("training"), "runs") or []
+    own = next((run for run in runs if (run["method"], run["seed"]) == ("dpo", settings.seed)), None)
+    test = figure(own, "metrics", "eval", "test")
+    accuracy, pairs = figure(test, "accuracy"), figure(test, "pairs")
+    told = f"preference accuracy {number(accuracy)} on {count(pairs)} test pairs"
+    harmless = _harmless(metrics, "dpo", settings.evaluation.alpha)
+    decided = accuracy is not None and accuracy > target and harmless
+    if decided:
+        reason = f"{told[0].upper()}{told[1:]}; worse on no benchmark."
+    else:
+        reason = f"The figures do not decide: {told}; {'' if harmless else 'not '}shown to be worse on no benchmark."
+    use_case = "Answers that a reward model prefers"
+    return {"use_case": use_case, "rule": rule, "method": "dpo" if decided else None, "reason": reason}
+
+
+def _verdicts(metrics: Metrics, method: str, alpha: float) -> list[str]:
+    return [verdict(row, alpha) for row in _of_method(figure(metrics.get("comparison"), "contrasts"), method)]
+
+
+def _harmless(metrics: Metrics, method: str, alpha: float) -> bool:
+    verdicts = _verdicts(metrics, method, alpha)
+    return bool(verdicts) and "worse" not in verdicts and "not measured" not in verdicts
+
+
+def _of_method(rows: list[dict[str, Any]] | None, method: str) -> list[dict[str, Any]]:
+    return [row for row in rows or [] if row["method"] == method]

@@ -1,0 +1,76 @@
+"""Names, units and numbers as the report, the charts and the terminal write them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+NOT_MEASURED = "not measured"
+METHOD_NAMES = {"base": "Base model", "sft": "LoRA SFT", "prompt_tuning": "Prompt tuning", "dpo": "DPO"}
+BENCHMARK_NAMES = {"mmlu": "MMLU", "hellaswag": "HellaSwag", "arc_easy": "ARC-Easy", "truthfulqa": "TruthfulQA"}
+
+
+def method_name(method: str, seed: int = 0) -> str:
+    """A method as people call it."""
+    name = METHOD_NAMES.get(method, method)
+    return f"{name} (seed {seed})" if seed else name
+
+
+def benchmark_name(benchmark: str) -> str:
+    """A benchmark as people call it."""
+    return BENCHMARK_NAMES.get(benchmark, benchmark)
+
+
+def count(value: Any) -> str:
+    """A whole number with separators."""
+    return NOT_MEASURED if value is None else f"{value:,.0f}"
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """A number to so many decimals; small ones to two significant digits."""
+    if value is None:
+        return NOT_MEASURED
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    if isinstance(value, int) or float(value).is_integer() and abs(value) >= 1000:
+        return f"{value:,.0f}"
+    if value and abs(value) < 10**-digits:
+        return f"{value:.2g}"
+    return f"{value:,.{digits}f}"
+
+
+def percent(value: Any, digits: int = 1) -> str:
+    """A share in per cent."""
+    return NOT_MEASURED if value is None else f"{100 * value:.{digits}f}%"
+
+
+def points(value: Any, digits: int = 1) -> str:
+    """A difference of shares in percentage points, signed."""
+    return NOT_MEASURED if value is None else f"{100 * value:+.{digits}f}"
+
+
+def probability(value: Any) -> str:
+    """A p value."""
+    if value is None:
+        return NOT_MEASURED
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def size(value: Any) -> str:
+    """Bytes in the unit that suits them."""
+    if value is None:
+        return NOT_MEASURED
+    amount = float(value)
+    for unit in ("B", "KiB", "MiB"):
+        if amount < 1024:
+            return f"{amount:.0f} B" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} GiB"
+
+
+def duration(value: Any) -> str:
+    """Seconds in the unit that suits them."""
+    if value is None:
+        return NOT_MEASURED
+    if value < 120:
+        return f"{value:.1f} s"
+    return f"{value / 60:.1f} min" if value < 7200 else f"{value / 3600:.1f} h"

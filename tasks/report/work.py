@@ -1,0 +1,26 @@
+"""The report stage: metrics, checklist, charts and report, in `evaluation/` beside the results they are made from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from configs.settings import Settings
+from storage.stages import write_manifest
+from storage.workspace import Workspace
+from tasks.provenance import provenance
+from tasks.report.charts import write_charts
+from tasks.report.checklist import write_checklist
+from tasks.report.report import write_metrics, write_report
+from tasks.stages import Stage
+
+
+def publish_report(settings: Settings, workspace: Workspace, stage: Stage) -> dict[str, Any]:
+    """Write everything anew from the published results."""
+    write_metrics(workspace, settings)
+    write_checklist(workspace, settings)
+    charts = write_charts(workspace, settings)
+    report = write_report(workspace, settings)
+    metrics = sorted((workspace.evaluation / "metrics").glob("*.json"))
+    # all of it shows durations, which two equal runs do not share
+    write_manifest(workspace.evaluation, stage.require_key(), provenance(settings), [*metrics, *charts, report], ["*"])
+    return {"report": workspace.relative(report), "charts": len(charts)}

@@ -1,0 +1,191 @@
+"""The study's stages: where each is published, what it reads, how far it is. Told from the disk alone, without torch."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.settings import ModelSettings, Settings
+from storage.files import fingerprint
+from storage.stages import StageKey, StageState, read_manifest, result_digest, stage_state
+from storage.workspace import Workspace
+from tasks.evaluate.results import results_folder
+from tasks.models import model_identity, world_benchmarks_identity
+
+METHODS = ("sft", "prompt_tuning", "dpo")
+
+# Raise a stage's version when its code gives other results for the same inputs.
+VERSIONS = {"world": 1, "generate": 1, "filter": 1, "prefer": 1, "tune": 1, "evaluate": 1, "report": 1}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One published folder of the study."""
+
+    name: str
+    kind: str
+    folder: Path
+    settings: dict[str, Any]
+    inputs: Callable[[], dict[str, str | None]]
+
+    def key(self) -> StageKey | None:
+        """What the stage reads now, or None while an input is missing."""
+        inputs = {name: digest for name, digest in self.inputs().items() if digest is not None}
+        if len(inputs) < len(self.inputs()):
+            return None
+        return StageKey(self.name, VERSIONS[self.kind], self.settings, inputs)
+
+    def require_key(self) -> StageKey:
+        """What the stage reads.
+
+        Raises:
+            MissingInputError: a stage before it is not published.
+        """
+        key = self.key()
+        if key is None:
+            raise MissingInputError(
+                f"{self.name} needs {' and '.join(self.missing_inputs())}, which {NOT_THERE}; "
+                "run the stage that makes it, or `python -m flows.full_pipeline`, with the same profile and workspace"
+            )
+        return key
+
+    def missing_inputs(self) -> list[str]:
+        """Inputs that are not published yet."""
+        return [name for name, digest in self.inputs().items() if digest is None]
+
+    def state(self) -> StageState:
+        """Whether the published folder holds for today's settings and inputs."""
+        key = self.key()
+        if key is None:
+            published = read_manifest(self.folder) is not None
+            return StageState(False, [f"input {name} is missing" for name in self.missing_inputs()] * published)
+        return stage_state(self.folder, key)
+
+
+NOT_THERE = "is not published in this workspace"
+
+
+class MissingInputError(RuntimeError):
+    """A stage cannot run because one before it has not; the message names it."""
+
+
+def study_stages(settings: Settings, workspace: Workspace) -> dict[str, Stage]:
+    """Every stage of a study by name, in the order in which they run."""
+    seed = settings.seed
+    models = settings.models
+    method_settings = settings.tuning.model_dump(include=set(METHODS))
+    checkpointing = settings.tuning.model_dump(exclude={*METHODS, "checkpoint_steps", "checkpoints_kept"})
+    stages: list[Stage] = []
+
+    def model(spec: ModelSettings) -> str | None:
+        return model_identity(spec, workspace)
+
+    if settings.world:
+        stages.append(Stage("world", "world", workspace.world, _dump(settings.world) | {"seed": seed}, dict))
+    stages.append(
+        Stage(
+            "generate",
+            "generate",
+            workspace.raw,
+            settings.generation.model_dump(mode="json", exclude={"rows_per_shard", "batches_in_flight"})
+            | {"seed": seed, "teacher": models.teacher.name},
+            lambda: {"the teacher": model(models.teacher)},
+        )
+    )
+    stages.append(
+        Stage(
+            "filter",
+            "filter",
+            workspace.filtered,
+            _dump(settings.filter) | {"seed": seed},
+            lambda: {"data/raw": result_digest(workspace.raw)},
+        )
+    )
+    stages.append(
+        Stage(
+            "prefer",
+            "prefer",
+            workspace.preference,
+            settings.preference.model_dump(mode="json", exclude={"score_batch"})
+            | {"seed": seed, "responders": [spec.name for spec in models.responders]},
+            lambda: {
+                "data/filtered": result_digest(workspace.filtered),
+                "the reward model": model(models.reward),
+                **{f"responder {spec.name}": model(spec) for spec in models.responders},
+            },
+        )
+    )
+    for method in METHODS:
+        stages.append(_tune_stage(method, method_settings[method] | checkpointing, settings, workspace))
+    for method in ("base", *METHODS):
+        stages.append(_evaluate_stage(method, settings, workspace))
+    stages.append(
+        Stage(
+            "report",
+            "report",
+            workspace.evaluation,
+            {"targets": _dump(settings.targets), "profile": settings.profile},
+            lambda: {
+                path.relative_to(workspace.root).as_posix(): _content(path)
+                for path in [
+                    workspace.raw,
+                    workspace.filtered,
+                    workspace.preference,
+                    *(workspace.adapter(method, seed) for method in METHODS),
+                    *(results_folder(workspace, method) for method in ("base", *METHODS)),
+                ]
+            },
+        )
+    )
+    return {stage.name: stage for stage in stages}
+
+
+def _tune_stage(method: str, section: dict[str, Any], settings: Settings, workspace: Workspace) -> Stage:
+    data = workspace.preference if method == "dpo" else workspace.filtered
+    own = {key: value for key, value in section.items() if key != "micro_batch"}
+
+    def inputs() -> dict[str, str | None]:
+        read = {
+            "the base model": model_identity(settings.models.base, workspace),
+            data.relative_to(workspace.root).as_posix(): _files(data, "train.jsonl", "val.jsonl", "test.jsonl"),
+        }
+        if method == "dpo":
+            read["models/sft"] = result_digest(workspace.adapter("sft", settings.seed))
+        return read
+
+    return Stage(f"tune-{method}", "tune", workspace.adapter(method, settings.seed), own | {"seed": settings.seed}, inputs)
+
+
+def _evaluate_stage(method: str, settings: Settings, workspace: Workspace) -> Stage:
+    def inputs() -> dict[str, str | None]:
+        read: dict[str, str | None] = {"the base model": model_identity(settings.models.base, workspace)}
+        read["the benchmarks"] = (
+            world_benchmarks_identity(workspace) if settings.world else importlib.metadata.version("lm-eval")
+        )
+        if method != "base":
+            read[f"models/{method}"] = result_digest(workspace.adapter(method, settings.seed))
+        return read
+
+    own = _dump(settings.evaluation) | {"seed": settings.seed}
+    return Stage(f"evaluate-{method}", "evaluate", results_folder(workspace, method), own, inputs)
+
+
+def _files(folder: Path, *names: str) -> str | None:
+    manifest = read_manifest(folder)
+    if manifest is None or any(name not in manifest["outputs"] for name in names):
+        return None
+    return fingerprint({name: manifest["outputs"][name]["sha256"] for name in names})
+
+
+def _content(folder: Path) -> str | None:
+    """Results and measurements: the report shows both."""
+    manifest = read_manifest(folder)
+    return fingerprint([manifest["outputs"], manifest["measurements"]]) if manifest else None
+
+
+def _dump(section: Any) -> dict[str, Any]:
+    dumped: dict[str, Any] = section.model_dump(mode="json")
+    return dumped

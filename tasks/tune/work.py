@@ -1,0 +1,89 @@
+"""One method's training as a task: a job for a fresh process, then the published adapter."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.settings import Settings
+from storage.stages import publishing, result_digest
+from storage.workspace import Workspace
+from tasks.models import model_source, resolve_revision
+from tasks.process import run_in_child
+from tasks.provenance import provenance
+from tasks.stages import Stage
+from tasks.tune import ACCELERATE, Job
+
+MEASUREMENTS = ("cost.json",)
+
+
+@dataclass(frozen=True)
+class TrainingWork:
+    """A method to train: what it reads, and where its state lies."""
+
+    settings: Settings
+    workspace: Workspace
+    stage: Stage
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        return self.stage.name.removeprefix("tune-")
+
+    @property
+    def key(self) -> str:
+        """Names the run."""
+        return f"{self.stage.name}-{self.stage.require_key().fingerprint}"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the run's checkpoints lie."""
+        return self.workspace.state / "checkpoints" / self.key
+
+    def done(self) -> bool | None:
+        """True where the adapter is published and whole."""
+        return self.stage.state().done or None
+
+    def job(self, out: Path, progress: Path) -> Job:
+        """What the child process is told."""
+        settings, place = self.settings, self.workspace
+        base, seed = settings.models.base, settings.seed
+        data = place.preference if self.method == "dpo" else place.filtered
+        return Job(
+            method=self.method,
+            seed=seed,
+            settings=getattr(settings.tuning, self.method).model_dump(mode="json"),
+            checkpoint_steps=settings.tuning.checkpoint_steps,
+            checkpoints_kept=settings.tuning.checkpoints_kept,
+            base=model_source(base, place),
+            base_revision=resolve_revision(base, place),
+            base_precision=base.precision,
+            base_name=place.relative(place.models / base.name) if base.name.startswith("world/") else base.name,
+            train=str(data / "train.jsonl"),
+            val=str(data / "val.jsonl"),
+            test=str(data / "test.jsonl"),
+            sft_adapter=str(place.adapter("sft", seed)) if self.method == "dpo" else None,
+            checkpoints=str(self.checkpoints),
+            out=str(out),
+            progress=str(progress),
+            stage_data={"fingerprint": self.stage.require_key().fingerprint, "data": result_digest(data)},
+        )
+
+
+def train_method(work: TrainingWork) -> dict[str, Any]:
+    """Train in a fresh process, going on from the newest valid checkpoint, and publish the adapter."""
+    if work.done():
+        return {"method": work.method}
+    with tempfile.TemporaryDirectory(prefix="train-") as local:
+        out = Path(local) / "adapter"
+        job = work.job(out, Path(local) / "progress.json")
+        run_in_child(
+            "tasks.tune.train:train", {"job": job}, threads=work.settings.hardware.threads, launcher=ACCELERATE
+        )
+        with publishing(work.stage.folder, work.stage.require_key(), provenance(work.settings), MEASUREMENTS) as folder:
+            shutil.copytree(out, folder, dirs_exist_ok=True)
+    shutil.rmtree(work.checkpoints, ignore_errors=True)
+    return {"method": work.method}
