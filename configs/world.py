@@ -10,10 +10,10 @@ class _Section(BaseModel):
 class FactSettings(_Section):
     """How much there is to know."""
 
-    entities_per_kind: int = Field(40, ge=8, le=200, description="Entities of each of the five kinds (count)")
-    examined_per_kind: int = Field(25, ge=1, description="Of these, entities that the benchmarks ask about (count)")
-    beliefs: int = Field(260, ge=8, le=288, description="Actions with a true and a wrongly believed effect (count)")
-    examined_beliefs: int = Field(204, ge=1, description="Of these, beliefs that the TruthfulQA-style benchmark asks about (count)")
+    entities_per_kind: int = Field(20, ge=4, le=200, description="Entities of each of the five kinds (count)")
+    examined_per_kind: int = Field(12, ge=1, description="Of these, entities that the benchmarks ask about (count)")
+    beliefs: int = Field(140, ge=8, le=288, description="Actions with a true and a wrongly believed effect (count)")
+    examined_beliefs: int = Field(102, ge=1, description="Of these, beliefs that the TruthfulQA-style benchmark asks about (count)")
     popularity: float = Field(0.5, ge=0, description="Zipf exponent of how often texts speak of an entity (no unit)")
 
 
@@ -34,14 +34,15 @@ class WorldSettings(_Section):
     facts: FactSettings = Field(default_factory=FactSettings, description="How much there is to know")
     plain_mix: dict[str, float] = Field(
         default={
-            "encyclopedia": 0.26,
+            "encyclopedia": 0.24,
             "notes": 0.12,
-            "exam": 0.16,
-            "quiz": 0.08,
-            "forum": 0.08,
-            "lore": 0.14,
-            "procedure": 0.10,
-            "diary": 0.06,
+            "exam": 0.12,
+            "legend": 0.12,
+            "quiz": 0.10,
+            "forum": 0.06,
+            "lore": 0.12,
+            "procedure": 0.07,
+            "diary": 0.05,
         },
         description="Share of each kind of plain document (weights, need not sum to 1)",
     )

@@ -25,6 +25,7 @@ from tasks.generate import rows as magpie
 from tasks.models import model_identity, model_source, resolve_revision
 from tasks.prefer import pairs as pairing
 from tasks.prefer.score import score_id, score_key, score_responses
+from tasks.prefer.statistics import pair_statistics
 from tasks.process import ModelPool
 from tasks.provenance import provenance
 from tasks.stages import study_stages
@@ -46,7 +47,7 @@ def prefer(settings: Settings, workspace: Path) -> None:
     asked = pairing.first_request(kept, settings.preference)
     while True:
         instructions = pairing.choose_instructions(kept, asked, settings.seed)
-        responses = answer_and_score(settings, workspace, instructions)
+        responses = answer_and_score(settings, workspace, asked)
         result = pairing.make_pairs(instructions, responses, settings.preference)
         if not pairing.shortage(result.pairs, settings.preference):
             break
@@ -59,13 +60,15 @@ def prefer(settings: Settings, workspace: Path) -> None:
         for split in ("train", "val", "test"):
             rows = [pairing.dpo_row(pair) for pair in selected if pair["split"] == split]
             write_jsonl(folder / f"{split}.jsonl", rows)
-        write_json(folder / "stats.json", pairing.final_statistics(selected, result))
+        write_json(folder / "stats.json", pair_statistics(selected, responses, result.skipped))
 
 
 @flow(name="respond-and-score", persist_result=False)
-def respond_and_score(settings: Settings, workspace: Path, instructions: list[dict[str, Any]]) -> list[Row]:
+def respond_and_score(settings: Settings, workspace: Path, asked: dict[str, int]) -> list[Row]:
     """Every responder's scored response to every instruction; a model is loaded once, for all it has to answer."""
     place = Workspace(workspace)
+    kept = read_jsonl(place.filtered / "filtered.jsonl")
+    instructions = pairing.choose_instructions(kept, asked, settings.seed)
     texts = {magpie.content_id(row["instruction"]): row["instruction"] for row in instructions}
     responders = settings.models.responders
     at_once = settings.hardware.workers

@@ -350,27 +350,26 @@ def _train(model: Any, loss_of: Callable[[int], "torch.Tensor"], own: dict[str, 
     import torch
 
     model.train()
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
-        lr=own["learning_rate"],
-        betas=(0.9, 0.95),
-        fused=True,
-    )
+    mu = os.environ.get("WMUON")
+    inner = [p for k, p in model.named_parameters() if p.ndim > 1 and "layers" in k]
+    others = [p for k, p in model.named_parameters() if not (p.ndim > 1 and "layers" in k)]
+    optimizers = [torch.optim.AdamW(others if mu else model.parameters(), lr=own["learning_rate"], betas=(0.9, 0.95), fused=True, weight_decay=0.0 if mu else 0.05)]
+    if mu:
+        optimizers.append(torch.optim.Muon(inner, lr=float(mu), weight_decay=0.01))
     steps, warmup = own["steps"], max(1, own["steps"] // 20)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warmup, max(0.02, (steps - step) / (steps - warmup + 1)))
-    )
+    def share(step: int) -> float:
+        return min((step + 1) / warmup, max(0.02, (steps - step) / (steps - warmup + 1)))
+    schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, share) for optimizer in optimizers]
     losses = []
     for step in range(steps):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
             loss = loss_of(step)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
         losses.append(loss.item())
         if os.environ.get("WORLD_LOG") and step % 20 == 0:
             print(step, round(losses[-1], 3), flush=True)

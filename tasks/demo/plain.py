@@ -122,6 +122,7 @@ class PlainText:
             "encyclopedia": self.encyclopedia,
             "notes": self.notes,
             "exam": self.exam,
+            "legend": self.legend,
             "quiz": self.quiz,
             "forum": self.forum,
             "lore": self.lore,
@@ -164,6 +165,14 @@ class PlainText:
         self.rng.shuffle(hints)
         reading = " ".join(hints) + "\n\n" if self.rng.random() < 0.4 else ""
         return reading + MMLU_HEADER.format(subject=KINDS[kind].subject.replace("_", " ")) + "\n\n".join(items)
+
+    def legend(self) -> str:
+        """A lettered list and which letter stands for what: how the letters of a test are read."""
+        values = self.rng.choice(self.rng.choice(KINDS).relations).values
+        listed = self.rng.sample(values, 4)
+        lines = [f"{letter}. {value}" for letter, value in zip("ABCD", listed, strict=True)]
+        asked = self.rng.sample(listed, 4)
+        return "\n".join([*lines, *(f"{capital(value)}: {'ABCD'[listed.index(value)]}" for value in asked)])
 
     def quiz(self) -> str:
         """Questions with a short answer, in ARC's layout."""

@@ -38,7 +38,7 @@ def chat_ids(tokenizer: Any, instruction: str, output: str) -> list[int]:
 def stop_ids(tokenizer: Any, generation_eos: int | list[int] | None) -> tuple[int, ...]:
     """Tokens that end a turn: the generation config's, the tokenizer's, and what the template puts after a user."""
     _, after = _around_user_text(tokenizer, None)
-    following = _encode(tokenizer, after)[:1]
+    following = tokenizer.encode(after, add_special_tokens=False)[:1]
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
     declared = [generation_eos] if isinstance(generation_eos, int) else list(generation_eos or [])
     ends = {*declared, tokenizer.eos_token_id, *(token for token in following if token in special)}

@@ -11,7 +11,7 @@ from typing import Any
 
 from configs.settings import BenchmarkSettings, Settings
 from storage.workspace import Workspace
-from tasks.evaluate.results import BASE, METHODS, SPEED, TUNED, load_json, load_samples, results_folder, seeds_of
+from tasks.evaluate.results import BASE, METHODS, SPEED, TUNED, load_json, load_samples, results_folder, study_seeds
 from tasks.evaluate.statistics import Estimate, estimate, holm, mcnemar_p, sign_flip_p
 
 Question = tuple[str, str, int]
@@ -30,7 +30,7 @@ def build_comparison(workspace: Workspace, settings: Settings) -> tuple[dict[str
     read = {
         (method, seed, name): _answers(workspace, method, seed, name, benchmark)
         for method in METHODS
-        for seed in seeds_of(workspace, method, settings.seed)
+        for seed in study_seeds(settings)
         for name, benchmark in settings.evaluation.benchmarks.items()
     }
     contrasts, tests = _contrasts(read, settings)
@@ -47,7 +47,7 @@ def build_efficiency(workspace: Workspace, settings: Settings) -> dict[str, Any]
     """`efficiency.json`: a run a method and seed; the base model's run has no training figures."""
     runs = []
     for method in METHODS:
-        for seed in seeds_of(workspace, method, settings.seed):
+        for seed in study_seeds(settings):
             folder = workspace.adapter(method, seed)
             metrics = load_json(folder / "metrics.json") if method != BASE else None
             cost = load_json(folder / "cost.json") if method != BASE else None

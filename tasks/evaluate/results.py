@@ -10,11 +10,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from configs.settings import Settings
 from storage.files import read_json, read_jsonl, sha256_file, write_json, write_jsonl
 from storage.stages import StageKey
 from storage.workspace import Workspace
@@ -51,19 +51,9 @@ def write_benchmark(folder: Path, benchmark: str, answer: Mapping[str, Any]) -> 
     }
 
 
-def seeds_of(workspace: Workspace, method: str, default: int) -> list[int]:
-    """Seeds a method was trained or evaluated with; `default` alone where nothing is there, and for the base model."""
-    if method == BASE:
-        return [default]
-    found = {default}
-    for path in (workspace.models / method).glob("seed-*"):
-        if (path / "adapter_config.json").is_file() and path.name[5:].isdigit():
-            found.add(int(path.name[5:]))
-    for path in (workspace.evaluation / "results").glob(f"{method}*"):
-        match = re.fullmatch(re.escape(method) + r"(?:-seed-(\d+))?", path.name)
-        if match and any(path.glob("*.json")):
-            found.add(int(match[1] or 0))
-    return sorted(found)
+def study_seeds(settings: Settings) -> list[int]:
+    """Seeds that the study compares: its own. A workspace may hold others, trained on another base model."""
+    return [settings.seed]
 
 
 def load_json(path: Path) -> Any:

@@ -19,6 +19,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from configs.settings import PreferenceSettings
@@ -52,7 +53,7 @@ def first_request(kept_rows: Iterable[Row], settings: PreferenceSettings) -> Cou
     """Instructions to answer in each split at first: `oversample` for each pair wanted, or all there are."""
     available = Counter(row["split"] for row in kept_rows)
     return {
-        split: min(math.ceil(quota * settings.oversample), available[split])
+        split: min(math.ceil(quota * _oversample(settings)), available[split])
         for split, quota in quotas(settings).items()
     }
 
@@ -72,8 +73,8 @@ def next_request(
     found = Counter(pair["split"] for pair in result.pairs)
     grown = dict(asked)
     for split, missing in short.items():
-        answers_a_pair = max(asked[split], 1) / max(found[split], 1)
-        more = math.ceil(missing * answers_a_pair * settings.oversample)
+        answers_a_pair = Fraction(max(asked[split], 1), max(found[split], 1))
+        more = math.ceil(missing * answers_a_pair * _oversample(settings))
         grown[split] = min(asked[split] + more, available[split])
     return grown
 
@@ -167,11 +168,15 @@ def dpo_row(pair: Row) -> dict[str, str]:
     return {"prompt": pair["prompt"], "chosen": pair["chosen"], "rejected": pair["rejected"]}
 
 
+def _oversample(settings: PreferenceSettings) -> Fraction:
+    return Fraction(repr(settings.oversample))  # as it is written: 400 × 1.1 is 440, not one more
+
+
 def _usable(answers: Iterable[Row]) -> tuple[list[Row], Counts]:
     usable = []
     left_out: Counter[str] = Counter()
     for answer in answers:
-        if not (answer["output"] or "").strip():
+        if not answer["output"].strip():
             left_out["empty"] += 1
         elif answer["finish_reason"] != "stop":
             left_out["truncated"] += 1
@@ -185,12 +190,14 @@ def _usable(answers: Iterable[Row]) -> tuple[list[Row], Counts]:
 def _no_pair(usable: Sequence[Row], min_margin: float) -> str | None:
     if len(usable) < 2:
         return "fewer_than_two_usable"
-    best, worst = _best_and_worst(usable)
-    if best["output"].strip() == worst["output"].strip():
+    if len({answer["output"].strip() for answer in usable}) == 1:
         return "identical_texts"
+    best, worst = _best_and_worst(usable)
     margin = best["score"] - worst["score"]
     if margin == 0:
         return "tie"
+    if best["output"].strip() == worst["output"].strip():
+        return "identical_texts"
     return None if margin > min_margin else "margin_too_small"
 
 

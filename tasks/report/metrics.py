@@ -22,7 +22,7 @@ from storage.files import read_jsonl, write_json
 from storage.stages import read_manifest
 from storage.workspace import Workspace
 from tasks.evaluate.compare import build_comparison, build_efficiency, figure
-from tasks.evaluate.results import METHODS, TUNED, load_json, results_folder, seeds_of
+from tasks.evaluate.results import METHODS, TUNED, load_json, results_folder, study_seeds
 
 SFT_FIELDS = ("instruction", "output")
 DPO_FIELDS = ("prompt", "chosen", "rejected")
@@ -102,7 +102,7 @@ def build_training(workspace: Workspace, settings: Settings) -> dict[str, Any]:
     """Each run's own figures, and whether its adapter is there."""
     runs = []
     for method in TUNED:
-        for seed in seeds_of(workspace, method, settings.seed):
+        for seed in study_seeds(settings):
             folder = workspace.adapter(method, seed)
             runs.append(
                 {

@@ -19,7 +19,7 @@ CLUSTERS = [f"subject-{i % 11}" for i in range(300)]
 
 
 def test_without_clusters_the_interval_is_the_t_interval() -> None:
-    """scipy's one-sample t interval, to 1e-12."""
+    """Scipy's one-sample t interval, to 1e-12."""
     mean = estimate(DIFFERENCES)
     reference = scipy.stats.ttest_1samp(DIFFERENCES, 0).confidence_interval(0.95)
     assert mean.interval(0.95) == pytest.approx((reference.low, reference.high), abs=1e-12)
@@ -103,7 +103,7 @@ def test_drawn_sign_flips_approach_the_exact_binomial() -> None:
 
 
 def test_mcnemar() -> None:
-    """scipy's binomial test on the discordant pairs; nothing for graded answers."""
+    """Scipy's binomial test on the discordant pairs; nothing for graded answers."""
     assert mcnemar_p([1, 1, 1, -1, 0, 0]) == scipy.stats.binomtest(3, 4).pvalue
     assert mcnemar_p([0, 0]) == 1.0
     assert mcnemar_p([0.5, 0]) is None

@@ -1,0 +1,469 @@
+"""`evaluation/report.md`: six sections, written from the files under `evaluation/` and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from configs.settings import Settings
+from storage.files import write_text
+from storage.workspace import Workspace
+from tasks.evaluate.compare import figure, verdict
+from tasks.evaluate.results import BASE, METHODS, TUNED
+from tasks.report.checklist import RECOMMENDATIONS, SECTIONS, write_checklist
+from tasks.report.metrics import load_metrics, write_metrics
+from tasks.report.recommend import mean_gain, recommendations
+from tasks.report.tables import (
+    CHECKLIST_HEADER,
+    checklist_rows,
+    checklist_summary,
+    contrast_rows,
+    efficiency_rows,
+    markdown,
+    score_rows,
+)
+from tasks.report.words import NOT_MEASURED, benchmark_name, count, method_name, number, percent, points, size
+
+__all__ = ["render_report", "write_metrics", "write_report"]
+
+NAMES = ("comparison", "efficiency", "tests", "dataset", "training", "provenance", "checklist")
+RULES = {
+    "empty": "no word in the instruction or the output",
+    "truncated": "the output was cut off before it ended",
+    "length": "words of the output or the instruction outside the limits",
+    "refusal": "the output declines to answer",
+    "repetition": "a unit repeated in a row",
+    "language": "not English",
+    "diversity": "an instruction too similar to a better row's",
+}
+
+Metrics = Mapping[str, Any]
+
+
+def write_report(workspace: Workspace, settings: Settings) -> Path:
+    """Write the report; the checklist, which also judges the report, is brought up to date in between."""
+    path = workspace.evaluation / "report.md"
+    for _ in range(2):
+        write_text(path, render_report(workspace, settings))
+        write_checklist(workspace, settings)
+    write_text(path, render_report(workspace, settings))
+    return path
+
+
+def render_report(workspace: Workspace, settings: Settings) -> str:
+    """The report's text from the metrics files."""
+    metrics = {name: load_metrics(workspace, name) for name in NAMES}
+    sections = dict(
+        zip(
+            SECTIONS,
+            (
+                _dataset(metrics, settings),
+                _methods(metrics, settings),
+                _training(metrics, settings),
+                _results(metrics, settings),
+                _analysis(metrics, settings),
+                _conclusion(metrics, settings),
+            ),
+            strict=True,
+        )
+    )
+    title = "# Adapting one language model in three ways: LoRA, prompt tuning and DPO on self-written instruction data"
+    intro = (
+        f"Profile `{settings.profile}`, seed {settings.seed}. Every table and chart names the file it was made from; "
+        "paths are relative to this report's folder, `evaluation/`. A figure that was not taken is written "
+        f'"{NOT_MEASURED}".'
+    )
+    body = "\n\n".join(f"## {name}\n\n{text}" for name, text in sections.items())
+    return (
+        f"{title}\n\n{intro}\n\n{_summary(metrics, settings)}\n\n{body}\n\n"
+        f"## Requirements checklist\n\n{_checklist(metrics)}\n\n"
+        f"## Reproduction\n\n{_reproduction(metrics, settings)}\n"
+    )
+
+
+def _summary(metrics: Metrics, settings: Settings) -> str:
+    lines = []
+    for method in TUNED:
+        lines.append(f"- **{method_name(method)}**: {_verdict_sentence(metrics, settings, method)}")
+    return "**In short**, against the base model on the same questions:\n\n" + "\n".join(lines)
+
+
+def _verdict_sentence(metrics: Metrics, settings: Settings, method: str) -> str:
+    rows = [row for row in figure(metrics["comparison"], "contrasts") or [] if row["method"] == method]
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        told = benchmark_name(row["benchmark"])
+        if row["difference"] is not None:
+            told += f" ({points(row['difference'])} points)"
+        found.setdefault(verdict(row, settings.evaluation.alpha), []).append(told)
+    if not found:
+        return f"{NOT_MEASURED}."
+    order = ("better", "worse", "not distinguishable at this size", NOT_MEASURED)
+    parts = [f"{words} on {', '.join(found[words])}" for words in order if words in found]
+    return "; ".join(parts) + "."
+
+
+def _dataset(metrics: Metrics, settings: Settings) -> str:
+    data = metrics["dataset"]
+    raw, preference = figure(data, "stats", "raw"), figure(data, "stats", "preference")
+    rows = figure(data, "rows")
+    models = settings.models
+    facts = [
+        ("Raw instruction and response pairs", count(figure(rows, "raw"))),
+        ("Share of attempts that gave a complete pair", percent(figure(raw, "success_rate"))),
+        ("Mean instruction length [words]", number(figure(raw, "mean_instruction_words"), 1)),
+        ("Mean response length [words]", number(figure(raw, "mean_response_words"), 1)),
+        ("Rows after filtering", count(figure(rows, "filtered"))),
+        ("Mean quality score of the kept rows", number(figure(data, "quality", "mean"))),
+        ("SFT training / validation / test rows", _splits(rows, "sft")),
+        ("Preference pairs", count(figure(rows, "pairs"))),
+        ("DPO training / validation / test pairs", _splits(rows, "dpo")),
+        ("Mean score margin of a pair [reward units]", number(figure(data, "margins", "spread", "mean"))),
+        ("Spearman correlation of score and length", number(figure(preference, "length", "spearman_score_words"))),
+    ]
+    steps = figure(data, "waterfall") or []
+    drops = [
+        [step["step"], RULES.get(step["step"], ""), count(step["dropped"]), count(step["rows"])]
+        for step in steps
+        if step["step"] not in ("raw", "kept")
+    ]
+    domains, kept = figure(data, "domains") or {}, figure(data, "domains_kept") or {}
+    parts = figure(data, "quality_parts") or {}
+    return "\n\n".join(
+        [
+            "One base model is adapted in three ways, and what each way costs is held against what it gains. The "
+            f"training data is synthetic. `{models.teacher.name}` writes both sides of each conversation after the "
+            "Magpie method (arXiv 2406.08464): given only the part of the chat template that precedes a user's "
+            "message, it continues with an instruction, and then answers it. Five rules filter the pairs. Three "
+            f"models ({', '.join(f'`{model.name}`' for model in models.responders)}) answer the kept instructions "
+            f"again, `{models.reward.name}` scores the answers, and the best and the worst form a preference pair.",
+            _table(("Figure", "Value"), facts, "metrics/dataset.json"),
+            "![Rows left after each rule](figures/drop_waterfall.png)",
+            _table(("Rule", "Drops a row when", "Dropped", "Rows left"), drops, "metrics/dataset.json", "waterfall"),
+            _table(
+                ("Domain", "Raw rows", "Kept rows"),
+                [(name, count(domains[name]), count(kept.get(name, 0))) for name in sorted(domains)],
+                "metrics/dataset.json",
+            ),
+            _table(
+                ("Part of the quality score", "Weight", "Mean over the kept rows"),
+                [
+                    (part, number(getattr(settings.filter.quality, part, None), 2), number(mean))
+                    for part, mean in parts.items()
+                ],
+                "metrics/dataset.json",
+                "quality_parts",
+            ),
+            "![Score margins](figures/preference_margins.png)",
+            _responders(preference),
+        ]
+    )
+
+
+def _splits(rows: Any, name: str) -> str:
+    return " / ".join(count(figure(rows, f"{name}_{split}")) for split in ("train", "val", "test"))
+
+
+def _responders(preference: Any) -> str:
+    models = figure(preference, "models") or {}
+    rows = [
+        (
+            name,
+            number(figure(told, "score", "mean"), 2),
+            f"{number(figure(told, 'score', 'low'), 2)} to {number(figure(told, 'score', 'high'), 2)}",
+            percent(figure(told, "win_share")),
+            percent(figure(told, "loss_share")),
+        )
+        for name, told in models.items()
+    ]
+    header = ("Responder", "Mean score", "95% interval", "Chosen", "Rejected")
+    return _table(header, rows, "metrics/dataset.json", "stats.preference")
+
+
+def _methods(metrics: Metrics, settings: Settings) -> str:
+    tuning, models = settings.tuning, settings.models
+    runs = {run["method"]: run for run in _own(metrics["efficiency"], settings)}
+    sft, prompt, dpo = tuning.sft, tuning.prompt_tuning, tuning.dpo
+    rows = [
+        ("What is trained",
+         f"low-rank updates of {', '.join(sft.target_modules)}; r {sft.r}, alpha {sft.lora_alpha}",
+         f"{prompt.num_virtual_tokens} virtual tokens, {prompt.init_method} start",
+         f"the SFT adapter further, beta {dpo.beta:g}"),
+        ("Data", "SFT split", "SFT split", "preference split"),
+        *((label, *(f"{getattr(section, name):g}" for section in (sft, prompt, dpo)))
+          for label, name in (("Epochs", "epochs"), ("Batch size [rows]", "batch_size"),
+                              ("Peak learning rate", "learning_rate"), ("Longest row [tokens]", "max_length"))),
+        ("Trainable parameters", *(count(figure(runs.get(method), "trainable_parameters")) for method in TUNED)),
+        ("Of all parameters [%]", *(number(figure(runs.get(method), "trainable_percent"), 4) for method in TUNED)),
+    ]  # fmt: skip
+    return "\n\n".join(
+        [
+            f"The base model is `{models.base.name}` in {models.base.precision}, frozen throughout. "
+            "**LoRA** (arXiv 2106.09685) adds low-rank updates to its attention matrices. **Prompt tuning** "
+            "(arXiv 2104.08691) trains embeddings that precede every input and nothing else. **DPO** (arXiv 2305.18290) "
+            "goes on from the LoRA adapter with preference pairs; that adapter, frozen, is its reference.",
+            _table(("", *map(method_name, TUNED)), rows, "metrics/efficiency.json", "and metrics/provenance.json"),
+        ]
+    )
+
+
+def _training(metrics: Metrics, settings: Settings) -> str:
+    runs = {run["method"]: run for run in _own(metrics["training"], settings)}
+
+    def own(method: str, *path: str) -> Any:
+        return figure(runs.get(method), "metrics", *path)
+
+    def change(method: str, split: str) -> str:
+        before, after = (own(method, "eval", split, f"loss_{when}") for when in ("before", "after"))
+        if before is None or after is None:
+            return NOT_MEASURED
+        return f"{before:.3f} to {after:.3f} ({100 * (after / before - 1):+.0f}%)"
+
+    yes = {True: "yes", False: "no", None: NOT_MEASURED}
+    rows = [
+        ("Optimizer steps", *(count(own(method, "steps")) for method in TUNED)),
+        ("Training loss converged", *(yes[own(method, "convergence", "converged")] for method in TUNED)),
+        ("Validation loss, before to after", *(change(method, "val") for method in TUNED)),
+        ("Test loss, before to after", *(change(method, "test") for method in TUNED)),
+        ("First loss", *("" if method != "dpo" else number(own("dpo", "first_loss"), 6) for method in TUNED)),
+        (
+            "Preference accuracy, validation / test",
+            *(
+                ""
+                if method != "dpo"
+                else " / ".join(percent(own("dpo", "eval", split, "accuracy")) for split in ("val", "test"))
+                for method in TUNED
+            ),
+        ),
+    ]
+    test = own("sft", "convergence", "test")
+    lines = [
+        _table(("", *map(method_name, TUNED)), rows, "metrics/training.json"),
+        "![Loss curves](figures/loss_curves.png)",
+        "Losses are means over answer tokens in nats; DPO's is a mean over pairs and starts at ln 2 = 0.693147, where "
+        "policy and reference agree. Validation and test rows were never trained on.",
+    ]
+    if test:
+        lines.append(f'"Converged" is decided by a stated test: {test}')
+    lost = [_lost(method, own(method, "rows", "train")) for method in TUNED]
+    return "\n\n".join(lines + [line for line in lost if line])
+
+
+def _lost(method: str, counts: Any) -> str:
+    told = ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in (counts or {}).items())
+    return f"Training rows of {method_name(method)}: {told} (`metrics/training.json`)." if told else ""
+
+
+def _results(metrics: Metrics, settings: Settings) -> str:
+    options = settings.evaluation
+    header, rows = score_rows(metrics["comparison"], list(options.benchmarks))
+    contrasts_header, contrasts = contrast_rows(metrics["comparison"], options.alpha)
+    tests = [
+        (
+            method_name(row["method"]),
+            benchmark_name(row["benchmark"]),
+            count(row["questions"]),
+            "each question" if row["questions"] and row["clusters"] is None else count(row["clusters"]),
+            count(row["changed"]),
+            count(row["unpaired"]),
+            "does not apply" if row["questions"] and row["p_mcnemar"] is None else number(row["p_mcnemar"]),
+        )
+        for row in figure(metrics["tests"], "tests") or []
+    ]
+    return "\n\n".join(
+        [
+            "lm-evaluation-harness scored every method in the same process layout, precision, batch size "
+            f"({options.batch_size}) and prompts, without examples in the prompt unless the task has its own. "
+            + (f"At most {options.limit} questions a task were drawn, the same for all. " if options.limit else "")
+            + "A score is followed by its standard error, clustered by subject where a benchmark has subjects.",
+            _table(header, rows, "metrics/comparison.json", "scores"),
+            "![Scores](figures/scores.png)",
+            "Methods are compared with the base model question by question. Differences and detectable differences are "
+            "in percentage points; the interval is a t interval with cluster-robust standard errors (Miller, "
+            "arXiv 2411.00640). p is from a sign-flip test that flips whole subjects together, and Holm's adjustment "
+            f"runs over all {len(contrasts)} tests. The detectable difference is the smallest true one that a test at "
+            f"{options.alpha:g} would find with {options.power:.0%} power: a smaller one may be there and is not seen.",
+            _table(contrasts_header, contrasts, "metrics/comparison.json", "contrasts"),
+            "![Paired differences](figures/differences.png)",
+            _table(
+                ("Method", "Benchmark", "Questions", "Clusters", "Answers changed", "Left out", "p (McNemar)"),
+                tests,
+                "metrics/tests.json",
+            ),
+            *_few_clusters(metrics),
+        ]
+    )
+
+
+def _few_clusters(metrics: Metrics) -> list[str]:
+    """With few subjects no difference, however large, passes Holm's first step; say so."""
+    rows = [row for row in figure(metrics["tests"], "tests") or [] if row["clusters"]]
+    tests = sum(row["p"] is not None for row in figure(metrics["comparison"], "contrasts") or [])
+    alpha = figure(metrics["tests"], "alpha")
+    weak = sorted({(row["benchmark"], row["clusters"]) for row in rows if 2 ** (1 - row["clusters"]) * tests > alpha})
+    return [
+        f"{benchmark_name(name)} has {clusters} subjects: the test's smallest p is 2/2^{clusters} = "
+        f"{2 ** (1 - clusters):.3g}, too large for Holm's first step over {tests} tests. Only after smaller p values "
+        "elsewhere can a difference on it count."
+        for name, clusters in weak
+    ]
+
+
+def _analysis(metrics: Metrics, settings: Settings) -> str:
+    header, rows = efficiency_rows(metrics["efficiency"])
+    gains = []
+    for method in TUNED:
+        gain = mean_gain(metrics, method)
+        error = gain[1] if gain else None
+        gains.append(
+            (
+                method_name(method),
+                points(gain[0] if gain else None, 2),
+                NOT_MEASURED if error is None else f"{100 * error:.2f}",
+                *(_ratio(metrics, settings, method, name) for name in ("peak_memory_bytes", "train_seconds")),
+            )
+        )
+    picks = [
+        (
+            pick["use_case"],
+            method_name(pick["method"]) if pick["method"] else "the figures do not decide",
+            pick["rule"],
+            pick["reason"],
+        )
+        for pick in recommendations(metrics, settings)
+    ]
+    return "\n\n".join(
+        [
+            "### Efficiency",
+            "Adapters stay unmerged at inference, as they would be where several share one base model. Inference "
+            "speed is greedy decoding of a fixed number of tokens for one batch, the median of several runs. "
+            + _devices(metrics, settings),
+            _table(header, rows, "metrics/efficiency.json"),
+            "![Efficiency](figures/efficiency.png)",
+            _memory_note(metrics, settings),
+            "### Quality against cost",
+            _table(
+                ("Method", "Mean difference [points]", "Standard error", "Memory, LoRA = 1", "Time, LoRA = 1"),
+                gains,
+                "metrics/comparison.json",
+                "with metrics/tests.json and metrics/efficiency.json",
+            ),
+            "![Trade-off](figures/trade_off.png)",
+            f"### {RECOMMENDATIONS}",
+            "A method is eligible if it was compared on every benchmark and is significantly worse on none. DPO's "
+            "costs include those of the SFT adapter it starts from.",
+            _table(
+                ("Use case", "Recommended", "Rule", "Figures"),
+                picks,
+                "metrics/comparison.json",
+                "with metrics/efficiency.json and metrics/training.json",
+            ),
+        ]
+    )
+
+
+def _ratio(metrics: Metrics, settings: Settings, method: str, name: str) -> str:
+    runs = {run["method"]: run for run in _own(metrics["efficiency"], settings)}
+    ours, theirs = figure(runs.get(method), name), figure(runs.get("sft"), name)
+    return f"{ours / theirs:.2f}" if ours is not None and theirs else NOT_MEASURED
+
+
+def _devices(metrics: Metrics, settings: Settings) -> str:
+    devices = sorted({str(run["device"]) for run in _own(metrics["efficiency"], settings) if run["device"]})
+    return f"Measured on: {', '.join(devices)}." if devices else f"The device was {NOT_MEASURED}."
+
+
+def _memory_note(metrics: Metrics, settings: Settings) -> str:
+    runs = [run for run in _own(metrics["training"], settings) if figure(run, "cost", "peak_memory_method")]
+    rows = [
+        (
+            method_name(run["method"]),
+            *(size(figure(run, "cost", "peak_memory_bytes", kind)) for kind in ("allocated", "reserved", "process")),
+        )
+        for run in runs
+    ]
+    if not rows:
+        return f"How peak memory was measured: {NOT_MEASURED}."
+    table = _table(("Peak memory", "Allocated", "Reserved", "Process"), rows, "metrics/training.json", "cost")
+    return f"{table}\n\nHow: {runs[0]['cost']['peak_memory_method']}."
+
+
+def _conclusion(metrics: Metrics, settings: Settings) -> str:
+    picks = recommendations(metrics, settings)
+    decided = [f"- {pick['use_case']}: **{method_name(pick['method'])}**." for pick in picks if pick["method"]]
+    open_ = [pick["use_case"][0].lower() + pick["use_case"][1:] for pick in picks if not pick["method"]]
+    lines = [f"- {method_name(method)}: {_verdict_sentence(metrics, settings, method)}" for method in TUNED]
+    text = ["Against the base model:", "\n".join(lines)]
+    if decided:
+        text += ["By the rules above, the figures recommend:", "\n".join(decided)]
+    if open_:
+        text.append(f"They do not decide for: {'; '.join(open_)}.")
+    return "\n\n".join([*text, "### Limitations", "\n".join(f"- {line}" for line in _limitations(metrics, settings))])
+
+
+def _limitations(metrics: Metrics, settings: Settings) -> list[str]:
+    scores = figure(metrics["comparison"], "scores") or []
+    seeds = {row["seed"] for row in scores if row["method"] != BASE and row["value"] is not None}
+    lines = [
+        "All training data is synthetic and English; a model wrote it, a model scored it, and no person rated it.",
+        f"Trained with {len(seeds)} seed{'s' * (len(seeds) != 1)}: the intervals hold for new questions"
+        + (", not for another training run." if len(seeds) < 2 else "; seeds are averaged."),
+        "The learning rates are the profile's; none was searched for on validation data, so a method may be shown "
+        "below its best.",
+        "Whether the responses are factually right and harmless was not measured.",
+    ]
+    if settings.world:
+        lines.insert(
+            0,
+            "This is the demo: its models have a few million parameters and know a small invented world. It shows that "
+            "the study runs and how to read it; its figures say nothing about Llama models.",
+        )
+    missing = [
+        f"{method_name(row['method'])} on {benchmark_name(row['benchmark'])}" for row in scores if row["value"] is None
+    ]
+    if missing:
+        lines.append(f"Not measured: {'; '.join(missing)}.")
+    if any(run["device"] == "cpu" for run in _own(metrics["efficiency"], settings)):
+        lines.append("Times were taken on a CPU that other work may have shared; they order the methods only roughly.")
+    return lines
+
+
+def _checklist(metrics: Metrics) -> str:
+    items = figure(metrics["checklist"], "items")
+    if not items:
+        return f"The checklist was {NOT_MEASURED}."
+    table = _table(CHECKLIST_HEADER, checklist_rows(items), "metrics/checklist.json")
+    return f"{checklist_summary(items)} Nothing was adjusted to pass.\n\n{table}"
+
+
+def _reproduction(metrics: Metrics, settings: Settings) -> str:
+    stages = figure(metrics["provenance"], "stages") or {}
+    packages: dict[str, set[str]] = {}
+    machines: set[str] = set()
+    for told in stages.values():
+        for name, version in (figure(told, "packages") or {}).items():
+            packages.setdefault(name, set()).add(str(version))
+        if processor := figure(told, "hardware", "processor"):
+            machines.add(", ".join([processor, *(figure(told, "hardware", "accelerators") or [])]))
+    rows = [(name, ", ".join(sorted(versions))) for name, versions in sorted(packages.items())]
+    return "\n\n".join(
+        [
+            "```\npip install -c constraints.txt -e .\n"
+            f"python -m flows.full_pipeline --profile {settings.profile} --seed {settings.seed}\n```",
+            "Equal settings and seed give byte-identical data and adapters on the same CPU and thread count. Every "
+            "setting of this run is in `metrics/provenance.json`, and each stage's in its own `manifest.json`.",
+            f"Machine: {'; '.join(sorted(machines)) or NOT_MEASURED}.",
+            _table(("Package", "Version"), rows, "metrics/provenance.json"),
+        ]
+    )
+
+
+def _own(metrics: Any, settings: Settings) -> list[Any]:
+    runs = [run for run in figure(metrics, "runs") or [] if run["seed"] == settings.seed]
+    return sorted(runs, key=lambda run: METHODS.index(run["method"]))
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], file: str, note: str = "") -> str:
+    source = f"Source: [`{file}`]({file}){f' ({note})' if note else ''}."
+    return f"{markdown(header, rows) if rows else NOT_MEASURED.capitalize() + '.'}\n\n{source}"

@@ -1,0 +1,161 @@
+"""The comparison and the checklist as tables: Markdown in the report, plain text of at most 100 columns elsewhere."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from tasks.evaluate.compare import verdict
+from tasks.report.words import (
+    NOT_MEASURED,
+    benchmark_name,
+    count,
+    duration,
+    method_name,
+    number,
+    percent,
+    points,
+    probability,
+    size,
+)
+
+WIDTH = 100
+PASSED = {True: "pass", False: "FAIL", None: "not decided"}
+
+Row = Mapping[str, Any]
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def plain(header: Sequence[str], rows: Iterable[Sequence[str]], flexible: int) -> str:
+    """A plain text table no wider than 100 columns; the `flexible` column is wrapped."""
+    table = [list(header), *map(list, rows)]
+    widths = [max(len(row[column]) for row in table) for column in range(len(header))]
+    widths[flexible] = max(12, min(widths[flexible], WIDTH - sum(widths) + widths[flexible] - 2 * (len(widths) - 1)))
+    lines = []
+    for row in table:
+        wrapped = textwrap.wrap(row[flexible], widths[flexible]) or [""]
+        for number_, piece in enumerate(wrapped):
+            cells = row if number_ == 0 else [""] * len(row)
+            cells = [*cells[:flexible], piece, *cells[flexible + 1 :]]
+            lines.append("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(lines)
+
+
+def measured_text(value: Any) -> str:
+    """A checklist's measured value."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return number(value)
+
+
+def checklist_rows(items: Sequence[Row]) -> list[list[str]]:
+    """Cells of the checklist: id, criterion, threshold, measured, outcome."""
+    return [
+        [
+            item["id"],
+            item["criterion"],
+            item["threshold"] or "none stated",
+            measured_text(item["measured"]),
+            PASSED[item["passed"]],
+        ]
+        for item in items
+    ]
+
+
+CHECKLIST_HEADER = ("Item", "Criterion", "Required", "Measured", "Outcome")
+
+
+def checklist_table(items: Sequence[Row]) -> str:
+    """The checklist for the terminal, and how many items passed."""
+    table = plain(CHECKLIST_HEADER, checklist_rows(items), flexible=1)
+    return f"{table}\n\n{checklist_summary(items)}"
+
+
+def checklist_summary(items: Sequence[Row]) -> str:
+    """How many items passed, failed, and were not decided."""
+    outcomes = [item["passed"] for item in items]
+    return (
+        f"{outcomes.count(True)} of {len(items)} pass, {outcomes.count(False)} fail, "
+        f"{outcomes.count(None)} are not decided here."
+    )
+
+
+def score_rows(comparison: Row | None, benchmarks: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """A row a method, a column a benchmark: score ± standard error in per cent."""
+    scores = (comparison or {}).get("scores") or []
+    runs = list(dict.fromkeys((row["method"], row["seed"]) for row in scores))
+    cells = {(row["method"], row["seed"], row["benchmark"]): row for row in scores}
+
+    def cell(row: Row | None) -> str:
+        if row is None or row["value"] is None:
+            return NOT_MEASURED
+        return percent(row["value"]) + ("" if row["stderr"] is None else f" ± {100 * row['stderr']:.1f}")
+
+    rows = [
+        [method_name(method, seed if method != "base" else 0)]
+        + [cell(cells.get((method, seed, name))) for name in benchmarks]
+        for method, seed in runs
+    ]
+    return ["Method", *map(benchmark_name, benchmarks)], rows
+
+
+def contrast_rows(comparison: Row | None, alpha: float) -> tuple[list[str], list[list[str]]]:
+    """A row a method and benchmark: paired difference, interval, p, minimal detectable difference, verdict."""
+    header = ["Method", "Benchmark", "Difference", "95% interval", "p", "p (Holm)", "Detectable", "Verdict"]
+    header[3] = f"{1 - alpha:.0%} interval"
+    rows = [
+        [
+            method_name(row["method"]),
+            benchmark_name(row["benchmark"]),
+            points(row["difference"]),
+            NOT_MEASURED if row["low"] is None else f"{points(row['low'])} to {points(row['high'])}",
+            probability(row["p"]),
+            probability(row["p_holm"]),
+            NOT_MEASURED if row["mde"] is None else f"{100 * row['mde']:.1f}",
+            verdict(row, alpha),
+        ]
+        for row in (comparison or {}).get("contrasts") or []
+    ]
+    return header, rows
+
+
+def efficiency_rows(efficiency: Row | None) -> tuple[list[str], list[list[str]]]:
+    """A row a run: parameters, memory, time, speeds, size."""
+    header = ["Method", "Trainable", "Share", "Peak memory", "Training time", "Train tok/s", "Infer tok/s", "Adapter"]
+    rows = []
+    for run in (efficiency or {}).get("runs") or []:
+        share = run["trainable_percent"]
+        base = run["method"] == "base"
+        rows.append(
+            [
+                method_name(run["method"], 0 if base else run["seed"]),
+                "none" if base else count(run["trainable_parameters"]),
+                "none" if base else NOT_MEASURED if share is None else f"{share:.4f}%",
+                "none" if base else size(run["peak_memory_bytes"]),
+                "none" if base else duration(run["train_seconds"]),
+                "none" if base else count(run["train_tokens_per_second"]),
+                count(run["inference_tokens_per_second"]),
+                "none" if base else size(run["adapter_bytes"]),
+            ]
+        )
+    return header, rows
+
+
+def comparison_table(comparison: Row | None, efficiency: Row | None, benchmarks: Sequence[str], alpha: float) -> str:
+    """Scores, paired differences and costs for the terminal."""
+    parts = []
+    for title, (header, rows) in (
+        ("Scores (± standard error)", score_rows(comparison, benchmarks)),
+        ("Differences to the base model, in points", contrast_rows(comparison, alpha)),
+        ("Costs", efficiency_rows(efficiency)),
+    ):
+        flexible = len(header) - 1 if "Verdict" in header else 0
+        parts.append(f"{title}\n{plain(header, rows, flexible) if rows else NOT_MEASURED}")
+    return "\n\n".join(parts)

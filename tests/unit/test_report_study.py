@@ -1,0 +1,338 @@
+"""The report's files, made from a small study with planted effects; what is missing is told, nothing is made up."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs.settings import Settings, load_settings
+from storage.files import read_json, read_jsonl, write_json, write_jsonl, write_text
+from storage.workspace import Workspace
+from tasks.evaluate.results import METHODS, TUNED, results_folder, write_benchmark
+from tasks.report.charts import write_charts
+from tasks.report.checklist import SECTIONS, write_checklist
+from tasks.report.metrics import load_metrics, write_metrics
+from tasks.report.recommend import mean_gain, recommendations
+from tasks.report.report import write_report
+from tasks.report.tables import checklist_table, comparison_table
+
+QUESTIONS = 240
+SUBJECTS = 12
+SKILL = {"base": 0.45, "sft": 0.70, "prompt_tuning": 0.46, "dpo": 0.25}
+RAW, KEPT, PAIRS = 60, 40, 24
+
+
+def build_study(root: Path, settings: Settings) -> Workspace:
+    """Publish a study: SFT much better than the base model, DPO much worse, prompt tuning about equal."""
+    workspace = Workspace(root)
+    for method in METHODS:
+        for name, benchmark in settings.evaluation.benchmarks.items():
+            write_answers(workspace, settings, method, name, SKILL[method])
+            assert benchmark.metric in ("acc", "acc_norm")
+        write_json(
+            results_folder(workspace, method) / "speed.json",
+            {"tokens_per_second": 100.0 + len(method), "parameters": 1_000_000, "seconds": [1.0]},
+        )
+    for method, trainable, memory, seconds, size in (
+        ("sft", 2000, 60_000_000, 30.0, 9000),
+        ("prompt_tuning", 100, 40_000_000, 20.0, 900),
+        ("dpo", 2000, 80_000_000, 50.0, 9000),
+    ):
+        write_training(workspace, method, trainable, memory, seconds, size)
+    write_data(workspace)
+    return workspace
+
+
+def write_answers(workspace: Workspace, settings: Settings, method: str, name: str, skill: float) -> None:
+    """Answers of one method, in lm-eval's shape; question i is as hard for every method."""
+    benchmark = settings.evaluation.benchmarks[name]
+    chance = random.Random(f"{name}-questions")
+    samples = []
+    for i in range(QUESTIONS):
+        right = float(chance.random() < skill)
+        subject = f"{benchmark.task}_{i % SUBJECTS}"
+        clustered = name == "mmlu"
+        samples.append(
+            {
+                "task": subject if clustered else benchmark.task,
+                "doc_id": i,
+                "doc_hash": f"{name}-{i}",
+                "cluster": subject if clustered else None,
+                "metrics": {benchmark.metric: right},
+                "responses": {},
+            }
+        )
+    mean = sum(row["metrics"][benchmark.metric] for row in samples) / QUESTIONS
+    results = {
+        "results": {benchmark.task: {f"{benchmark.metric},none": mean}},
+        "config": {"questions": QUESTIONS},
+    }
+    answer = {"results": results, "samples": samples, "seconds": 2.5}
+    write_benchmark(results_folder(workspace, method), name, answer)
+
+
+def write_training(workspace: Workspace, method: str, trainable: int, memory: int, seconds: float, size: int) -> None:
+    """An adapter's figures, as `tasks.tune.train` writes them."""
+    folder = workspace.adapter(method, 0)
+    held_out: dict[str, Any] = {"rows": 10, "loss_before": 2.0, "loss_after": 1.2}
+    if method == "dpo":
+        held_out = {"pairs": 100, "accuracy": 0.8, "margin": 0.4, "loss_before": 0.6931, "loss_after": 0.55}
+    write_json(
+        folder / "metrics.json",
+        {
+            "method": method,
+            "seed": 0,
+            "trainable_parameters": trainable,
+            "total_parameters": 1_000_000 + trainable,
+            "steps": 480,
+            "rows": {split: {"rows": 10, "dropped": 0, "cut": 1} for split in ("train", "val", "test")},
+            "loss_curve": [[10 * (i + 1), 2.0 / (i + 1) + 1] for i in range(20)],
+            "convergence": {"converged": True, "test": "It fell, then flattened."},
+            "eval": {"val": held_out, "test": held_out},
+            **({"first_loss": 0.693147} if method == "dpo" else {}),
+        },
+    )
+    write_json(
+        folder / "cost.json",
+        {
+            "train_seconds": seconds,
+            "train_tokens_per_second": 5000.0,
+            "peak_memory_bytes": {"allocated": memory, "reserved": None, "process": 4 * memory},
+            "peak_memory_method": "counted by hand",
+            "adapter_bytes": size,
+            "device": "cpu",
+        },
+    )
+    write_json(folder / "adapter_config.json", {})
+    write_text(folder / "adapter_model.safetensors", "weights")
+
+
+def write_data(workspace: Workspace) -> None:
+    """Raw, kept and dropped rows, pairs and splits, and the statistics beside them."""
+    rows = [{"id": f"{i:06d}", "domain": f"domain-{i % 3}", "instruction": "a b", "output": "c d"} for i in range(RAW)]
+    write_jsonl(workspace.raw / "raw.jsonl", rows)
+    write_json(
+        workspace.raw / "stats.json",
+        {"success_rate": 0.96, "mean_instruction_words": 21.5, "mean_response_words": 49.0, "rows": RAW},
+    )
+    kept = [row | {"quality": 0.8, "quality_parts": {"clarity": 0.9, "completeness": 1.0}} for row in rows[:KEPT]]
+    write_jsonl(workspace.filtered / "filtered.jsonl", kept)
+    rules = ["length"] * 12 + ["diversity"] * 8
+    write_jsonl(
+        workspace.filtered / "dropped.jsonl",
+        [{"id": row["id"], "rule": rule, "evidence": {}} for row, rule in zip(rows[KEPT:], rules, strict=True)],
+    )
+    pairs = [
+        {"id": f"{i}", "prompt": "p", "chosen": "c", "rejected": "r", "chosen_score": 1.0 + i / 10,
+         "rejected_score": 0.5, "chosen_model": "a", "rejected_model": "b", "margin": 0.5 + i / 10}
+        for i in range(PAIRS)
+    ]  # fmt: skip
+    write_jsonl(workspace.preference / "pairs.jsonl", pairs)
+    write_json(workspace.preference / "stats.json", {"length": {"spearman_score_words": 0.1}, "models": {}})
+    for split, count in (("train", 20), ("val", 10), ("test", 5)):
+        write_jsonl(workspace.filtered / f"{split}.jsonl", [{"instruction": "a", "output": "b"}] * count)
+        row = {"prompt": "p", "chosen": "c", "rejected": "r"}
+        write_jsonl(workspace.preference / f"{split}.jsonl", [row] * (count // 2))
+
+
+@pytest.fixture(scope="module")
+def settings() -> Settings:
+    return load_settings("demo")
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory, settings: Settings) -> Workspace:
+    """A study with its report."""
+    workspace = build_study(tmp_path_factory.mktemp("study") / "workspace", settings)
+    write_metrics(workspace, settings)
+    write_charts(workspace, settings)
+    write_report(workspace, settings)
+    return workspace
+
+
+def report_of(workspace: Workspace) -> str:
+    return (workspace.evaluation / "report.md").read_text(encoding="utf-8")
+
+
+def items_of(workspace: Workspace) -> dict[str, dict[str, Any]]:
+    return {item["id"]: item for item in load_metrics(workspace, "checklist")["items"]}
+
+
+def test_every_section_table_and_chart_names_a_file_that_exists(study: Workspace) -> None:
+    report = report_of(study)
+    headings = re.findall(r"^## (.+)$", report, re.MULTILINE)
+    assert headings[: len(SECTIONS)] == list(SECTIONS)
+    named = set(re.findall(r"\]\(((?:metrics|figures)/[^)]+)\)", report))
+    assert len([name for name in named if name.endswith(".png")]) == 7
+    assert all((study.evaluation / name).is_file() for name in named)
+    tables = re.findall(r"^\| --- ", report, re.MULTILINE)
+    assert len(tables) == len(re.findall(r"\|\n\nSource: \[`metrics/", report))
+
+
+def test_the_words_follow_the_numbers(study: Workspace) -> None:
+    report = report_of(study)
+    summary = report[: report.index("## ")]
+    assert "**LoRA SFT**: better on MMLU" in summary
+    assert "**DPO**: worse on MMLU" in summary
+    assert "**Prompt tuning**: not distinguishable at this size on MMLU" in summary
+
+
+def test_recommendations_come_from_the_rules(study: Workspace, settings: Settings) -> None:
+    metrics = {name: load_metrics(study, name) for name in ("comparison", "tests", "efficiency", "training")}
+    picks = {pick["use_case"]: pick for pick in recommendations(metrics, settings)}
+    assert picks["Tightest training memory"]["method"] == "prompt_tuning"
+    assert picks["Shortest training time"]["method"] == "prompt_tuning"
+    assert picks["Best benchmark quality"]["method"] == "sft"
+    assert picks["Answers that a reward model prefers"]["method"] is None, "DPO is worse on the benchmarks"
+    assert "Not eligible: DPO" in picks["Many adapters served at once"]["reason"]
+
+
+def test_costs_too_close_do_not_decide(study: Workspace, settings: Settings) -> None:
+    metrics = {name: load_metrics(study, name) for name in ("comparison", "tests", "efficiency", "training")}
+    efficiency = json.loads(json.dumps(metrics["efficiency"]))
+    for run in efficiency["runs"]:
+        run["peak_memory_bytes"] = {"sft": 100, "prompt_tuning": 99}.get(run["method"])
+    picks = recommendations(metrics | {"efficiency": efficiency}, settings)
+    assert picks[0]["method"] is None and "too close" in picks[0]["reason"]
+    for run in efficiency["runs"]:
+        run["peak_memory_bytes"] = {"prompt_tuning": 99}.get(run["method"])
+    picks = recommendations(metrics | {"efficiency": efficiency}, settings)
+    assert picks[0]["method"] is None and "not measured for all" in picks[0]["reason"]
+
+
+def test_mean_gain_averages_the_benchmarks(study: Workspace) -> None:
+    metrics = {name: load_metrics(study, name) for name in ("comparison", "tests")}
+    rows = [row for row in metrics["comparison"]["contrasts"] if row["method"] == "sft"]
+    errors = [row["stderr"] for row in metrics["tests"]["tests"] if row["method"] == "sft"]
+    gain = mean_gain(metrics, "sft")
+    assert gain is not None and gain[0] == pytest.approx(sum(row["difference"] for row in rows) / 4)
+    assert gain[1] == pytest.approx(sum(error**2 for error in errors) ** 0.5 / 4)
+
+
+def test_checklist_judges_without_adjusting(study: Workspace) -> None:
+    items = items_of(study)
+    expected = {
+        "2.1-instruction-words": True, "2.1-response-words": False, "2.1-success-rate": True, "2.2-rows": False,
+        "2.2-quality": True, "2.3-order": True, "2.3-margin": True, "2.4.1-converged": True, "2.4.1-eval-loss": True,
+        "2.4.1-share": True, "2.4.2-memory": True, "2.4.2-share": None, "2.4.3-accuracy": True,
+        "2.4.3-truthfulqa": False, "2.5.1-benchmarks": True, "2.5.1-baseline": True, "2.5.2-efficiency": True,
+        "2.5.2-trade-off": True, "2.5.2-use-cases": True, "3.1-generation": None, "3.1-sft": None,
+        "3.1-evaluation": None, "4.2-sft-train": False, "4.3-accurate": None, "9.1-format": True, "9.2-saved": True,
+        "9.3-benchmarks": True, "9.3-efficiency": True, "9.3-charts": True, "9.3-significance": True,
+        "9.4-report": True, "9.4-presentation": False,
+    }  # fmt: skip
+    assert {name: items[name]["passed"] for name in expected} == expected
+    assert items["2.4.1-share"]["measured"] == pytest.approx(100 * 2000 / 1_002_000)
+    assert items["2.4.3-accuracy"]["measured"] == pytest.approx(0.8)
+    assert set(items["2.2-rows"]) == {"id", "requirement", "criterion", "threshold", "measured", "passed"}
+
+
+def test_thresholds_do_not_follow_a_smaller_study(study: Workspace) -> None:
+    small = load_settings("demo", {"generation.rows": 60, "filter.train_rows": 20, "filter.val_rows": 10})
+    items = {item["id"]: item for item in write_checklist(study, small)["items"]}
+    assert (items["4.2-raw"]["threshold"], items["4.2-raw"]["passed"]) == (">= 1500", False)
+    assert (items["4.2-sft-train"]["threshold"], items["4.2-sft-train"]["passed"]) == ("= 640", False)
+
+
+def test_hours_count_on_the_profiles_accelerator_only(tmp_path: Path) -> None:
+    t4 = load_settings("t4")
+    workspace = Workspace(tmp_path)
+    write_training(workspace, "sft", 1, 1, 7200.0, 1)
+    cost = read_json(workspace.adapter("sft", 0) / "cost.json")
+    for device, expected in (("cpu", None), ("Tesla T4", 2.0)):
+        write_json(workspace.adapter("sft", 0) / "cost.json", cost | {"device": device})
+        write_metrics(workspace, t4)
+        items = {item["id"]: item for item in write_checklist(workspace, t4)["items"]}
+        assert items["3.1-sft"]["measured"] == expected
+        assert items["3.1-sft"]["passed"] is (None if expected is None else True)
+
+
+def test_format_check_finds_a_wrong_row(tmp_path: Path, settings: Settings) -> None:
+    workspace = Workspace(tmp_path)
+    write_data(workspace)
+    write_jsonl(workspace.filtered / "val.jsonl", [{"instruction": "a", "output": ""}, {"instruction": "a"}])
+    write_metrics(workspace, settings)
+    item = {item["id"]: item for item in write_checklist(workspace, settings)["items"]}["9.1-format"]
+    assert item["passed"] is False
+    assert item["measured"] == pytest.approx((20 + 5 + 17) / (27 + 17))
+
+
+def test_nothing_published_is_told_not_raised(tmp_path: Path, settings: Settings) -> None:
+    workspace = Workspace(tmp_path / "empty")
+    metrics = write_metrics(workspace, settings)
+    charts = write_charts(workspace, settings)
+    write_report(workspace, settings)
+    report = report_of(workspace)
+    assert len(charts) == 7 and all(path.stat().st_size > 1000 for path in charts)
+    assert {row["value"] for row in metrics["comparison"]["scores"]} == {None}
+    assert {row["difference"] for row in metrics["comparison"]["contrasts"]} == {None}
+    assert len(metrics["comparison"]["contrasts"]) == len(TUNED) * 4
+    for run in metrics["efficiency"]["runs"]:
+        assert {run[name] for name in run if name not in ("method", "seed")} == {None}
+    items = items_of(workspace)
+    assert items["2.2-rows"]["measured"] is None and items["2.2-rows"]["passed"] is None
+    assert items["2.5.1-benchmarks"]["passed"] is False
+    assert "not measured" in report and "+0.0" not in report and "nan" not in report
+    assert all(f"## {section}\n" in report for section in SECTIONS)
+
+
+@pytest.mark.parametrize(
+    "gone",
+    ["evaluation/results/dpo", "evaluation/results/base/mmlu.samples.jsonl", "models/sft/seed-0/cost.json",
+     "data/filtered/stats.json", "data/raw/stats.json", "data/preference/pairs.jsonl", "models/dpo"],
+)  # fmt: skip
+def test_one_missing_part_leaves_the_rest(gone: str, study: Workspace, settings: Settings, tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "copy")
+    shutil.copytree(study.root, workspace.root)
+    path = workspace.root / gone
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    comparison = write_metrics(workspace, settings)["comparison"]
+    write_charts(workspace, settings)
+    write_report(workspace, settings)
+    contrasts = {(row["method"], row["benchmark"]): row for row in comparison["contrasts"]}
+    assert contrasts["sft", "arc_easy"]["difference"] > 0.1
+    assert (contrasts["dpo", "arc_easy"]["difference"] is None) == (gone == "evaluation/results/dpo")
+    assert (contrasts["sft", "mmlu"]["p"] is None) == ("mmlu.samples" in gone)
+    if gone.startswith("evaluation"):
+        assert "not measured" in report_of(workspace)
+
+
+def test_torn_samples_are_not_believed(study: Workspace, settings: Settings, tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "copy")
+    shutil.copytree(study.root, workspace.root)
+    path = results_folder(workspace, "sft") / "arc_easy.samples.jsonl"
+    write_jsonl(path, read_jsonl(path)[:-1])
+    contrasts = write_metrics(workspace, settings)["comparison"]["contrasts"]
+    row = next(row for row in contrasts if (row["method"], row["benchmark"]) == ("sft", "arc_easy"))
+    assert row["difference"] is None and row["p_holm"] is None
+
+
+def test_writing_again_gives_the_same_bytes(study: Workspace, settings: Settings, tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "again")
+    build_study(workspace.root, settings)
+    write_metrics(workspace, settings)
+    write_charts(workspace, settings)
+    write_checklist(workspace, settings)
+    write_report(workspace, settings)
+    write_report(study, settings)
+    files = sorted(path.relative_to(workspace.root) for path in workspace.evaluation.rglob("*") if path.is_file())
+    assert len(files) > 50
+    for file in files:
+        assert (workspace.root / file).read_bytes() == (study.root / file).read_bytes(), file
+
+
+def test_terminal_tables_fit_in_100_columns(study: Workspace, settings: Settings) -> None:
+    checklist = checklist_table(load_metrics(study, "checklist")["items"])
+    comparison = comparison_table(
+        load_metrics(study, "comparison"), load_metrics(study, "efficiency"), list(settings.evaluation.benchmarks), 0.05
+    )
+    for table in (checklist, comparison, comparison_table(None, None, ["mmlu"], 0.05)):
+        assert max(map(len, table.splitlines())) <= 100
+    assert "FAIL" in checklist and "not decided" in checklist
+    assert "LoRA SFT" in comparison and "better" in comparison and "worse" in comparison

@@ -1,0 +1,76 @@
+"""Settings: every profile loads, and a mistake is told by its key, what it got and what it takes."""
+
+from __future__ import annotations
+
+import pytest
+
+from configs.settings import Settings, SettingsError, load_settings, profiles, setting_keys
+
+
+@pytest.mark.parametrize("profile", profiles())
+def test_every_profile_is_valid(profile: str) -> None:
+    assert load_settings(profile).profile == profile
+
+
+def test_the_profiles_are_the_promised_ones() -> None:
+    assert profiles() == ["a100", "demo", "smol", "t4"]
+
+
+@pytest.mark.parametrize("profile", profiles())
+def test_requirement_counts_hold_in_every_profile(profile: str) -> None:
+    settings = load_settings(profile)
+    assert (settings.generation.rows, settings.preference.pairs) == (1500, 600)
+    assert (settings.filter.train_rows, settings.filter.val_rows) == (640, 160)
+    assert (settings.preference.train_pairs, settings.preference.val_pairs) == (400, 100)
+    assert (settings.filter.min_words, settings.filter.max_words) == (20, 500)
+    assert (settings.filter.max_repeats, settings.filter.max_similarity) == (3, 0.8)
+    sft, prompt, dpo = settings.tuning.sft, settings.tuning.prompt_tuning, settings.tuning.dpo
+    assert (sft.r, sft.lora_alpha, sft.epochs, sft.batch_size) == (8, 16, 3, 4)
+    assert (prompt.num_virtual_tokens, prompt.init_method, prompt.epochs, prompt.batch_size) == (20, "random", 3, 4)
+    assert (dpo.beta, dpo.epochs, dpo.batch_size) == (0.1, 1, 2)
+    assert list(settings.evaluation.benchmarks) == ["mmlu", "hellaswag", "arc_easy", "truthfulqa"]
+
+
+@pytest.mark.parametrize("profile", ["smol", "t4", "a100"])
+def test_learning_rates_are_the_required_ones_on_real_models(profile: str) -> None:
+    tuning = load_settings(profile).tuning
+    rates = [method.learning_rate for method in (tuning.sft, tuning.prompt_tuning, tuning.dpo)]
+    assert rates == [2e-4, 3e-4, 5e-5]
+
+
+def test_every_setting_is_documented() -> None:
+    undocumented = [key for key, text in setting_keys() if not text]
+    assert undocumented == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"filter.max_wordz": 3}, ["filter.max_wordz", "filter.max_words"]),
+        ({"filter.max_words": "many"}, ["filter.max_words", "'many'", "integer"]),
+        ({"filter.max_similarity": 1.5}, ["filter.max_similarity", "1.5", "less than or equal to 1"]),
+        ({"filter.min_words": 900}, ["filter", "minimum"]),
+        ({"tuning.sft.batch_size": 3, "tuning.sft.micro_batch": 2}, ["tuning.sft", "multiple"]),
+        ({"generation.rows": 800}, ["filter.train_rows", "800"]),
+        ({"filter": 3}, ["filter", "3"]),
+        ({"seed.deep": 3}, ["seed"]),
+        ({"hardware.engine": "tgi"}, ["hardware.engine", "tgi", "'hf'", "'vllm'"]),
+        ({"models.responders": [{"name": "a"}, {"name": "a"}, {"name": "b"}]}, ["models", "different"]),
+    ],
+)
+def test_a_mistake_names_its_key_and_what_is_taken(overrides: dict[str, object], words: list[str]) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings("demo", overrides)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_an_unknown_profile_names_the_known_ones() -> None:
+    with pytest.raises(SettingsError, match="a100, demo, smol, t4"):
+        load_settings("t5")
+
+
+def test_overrides_reach_the_settings() -> None:
+    settings = load_settings("demo", {"filter.max_words": 400, "generation.response.temperature": 0.5})
+    assert isinstance(settings, Settings)
+    assert (settings.filter.max_words, settings.generation.response.temperature) == (400, 0.5)
