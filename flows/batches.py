@@ -2,35 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import wait
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 from prefect import Task
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
-from prefect.futures import PrefectFuture
+from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
+from prefect.futures import PrefectConcurrentFuture
 from prefect.utilities.annotations import quote
 from tqdm import tqdm
 
 RETRIES = 2
 RETRY_SECONDS = 2
+REFRESH_SECONDS = 0.5
+
+
+def no_progress() -> float:
+    """For a unit that is done or not."""
+    return 0.0
 
 
 @dataclass(frozen=True)
 class Unit:
-    """One task run: what it is called, what it is keyed by, what it takes, and how the disk shows that it is done."""
+    """One task run.
+
+    Attributes:
+        name: what the run is called.
+        key: what its work is keyed by.
+        arguments: what the function takes.
+        on_disk: tells whether its result lies whole on disk; None where not.
+        size: how much of the stage's progress it is.
+        progress: share of it that is done while it runs, from 0 to 1.
+    """
 
     name: str
     key: str
     arguments: dict[str, Any]
     on_disk: Callable[[], Any]
     size: int = 1
+    progress: Callable[[], float] = no_progress
 
 
 class IncompleteError(RuntimeError):
-    """Tasks ended but the disk does not hold what they say."""
+    """A task ended but the disk does not hold what it says."""
+
+
+def run_units(
+    function: Callable[..., Any], units: Sequence[Unit], results: Path, label: str, size_unit: str = "row"
+) -> None:
+    """Run every unit, as many at once as the flow's task runner takes, and hold each against the disk.
+
+    A cached record whose file is gone or torn is no result: its unit runs again.
+
+    Args:
+        function: plain function that does a unit's work.
+        units: what to do.
+        results: folder of Prefect's result records.
+        label: title of the progress bar and of the UI's progress artifact.
+        size_unit: what a unit's size counts.
+
+    Raises:
+        IncompleteError: a unit ended and the disk still lacks it.
+        Exception: a unit's own failure, after its retries.
+    """
+    if not units:
+        return
+    task = cached(function, results)
+    with _Progress(label, sum(unit.size for unit in units), size_unit) as progress:
+        running = [(unit, _submit(task, unit, refresh=False)) for unit in units]
+        done = 0.0
+        for position, (unit, future) in enumerate(running):
+            _await(future, lambda p=position, d=done: progress.show(d + _partial(running[p:])))  # type: ignore[misc]
+            future.result()
+            if unit.on_disk() is None:
+                _submit(task, unit, refresh=True).result()
+            if unit.on_disk() is None:
+                raise IncompleteError(f"{unit.name} ended, but its file is absent or fails its checksum")
+            done += unit.size
+            progress.show(done)
 
 
 def cached(function: Callable[..., Any], results: Path) -> Task[..., Any]:
@@ -40,7 +92,7 @@ def cached(function: Callable[..., Any], results: Path) -> Task[..., Any]:
     def body(unit_key: str, arguments: dict[str, Any]) -> Any:
         return function(**arguments)
 
-    del body.__wrapped__  # Prefect binds the signature, which is the body's own
+    del body.__wrapped__  # type: ignore[attr-defined] # Prefect binds the signature, which is the body's own
     return Task(
         fn=body,
         name=function.__name__,
@@ -49,47 +101,50 @@ def cached(function: Callable[..., Any], results: Path) -> Task[..., Any]:
         persist_result=True,
         result_storage=results,
         result_serializer="json",
-        cache_key_fn=_unit_key,
+        cache_key_fn=lambda _, parameters: str(parameters["unit_key"]),
         cache_result_in_memory=False,
     )
 
 
-def run_units(
-    function: Callable[..., Any], units: Sequence[Unit], results: Path, label: str, size_unit: str = "row"
-) -> None:
-    """Run every unit that the disk lacks, as many at once as the flow's task runner takes, and hold each against the disk.
-
-    A cached record whose file is gone or torn is no result: the unit runs again.
-
-    Raises:
-        IncompleteError: a unit ended and the disk still lacks it.
-        Exception: a unit's own failure, after its retries.
-    """
-    task = cached(function, results)
-    total = sum(unit.size for unit in units)
-    artifact = create_progress_artifact(progress=0.0, key=_slug(label), description=label)
-    done = 0
-    with tqdm(total=total, desc=label, unit=f" {size_unit}", dynamic_ncols=True, mininterval=0.5) as bar:
-        futures = [(unit, _submit(task, unit, refresh=False)) for unit in units]
-        for unit, future in futures:
-            future.result()
-            if unit.on_disk() is None:
-                _submit(task, unit, refresh=True).result()
-                if unit.on_disk() is None:
-                    raise IncompleteError(f"{unit.name} ended, but its file is absent or fails its checksum")
-            done += unit.size
-            bar.update(unit.size)
-            update_progress_artifact(artifact, progress=100.0 * done / total)  # type: ignore[arg-type]
+def show_table(key: str, figures: Mapping[str, Any] | Sequence[Mapping[str, Any]], title: str) -> None:
+    """A table in the Prefect UI: rows, or the plain figures of a mapping."""
+    if isinstance(figures, Mapping):
+        plain = (str, int, float, type(None))
+        rows = [{"figure": name, "value": value} for name, value in figures.items() if isinstance(value, plain)]
+    else:
+        rows = [dict(row) for row in figures]
+    create_table_artifact(table=rows, key=key, description=title)
 
 
-def _submit(task: Task[..., Any], unit: Unit, *, refresh: bool) -> PrefectFuture[Any]:
+class _Progress:
+    """A bar in the terminal and an artifact in the UI."""
+
+    def __init__(self, label: str, total: int, size_unit: str) -> None:
+        self._bar = tqdm(total=total, desc=f"{label:<34}", unit=f" {size_unit}", dynamic_ncols=True)
+        key = "".join(character if character.isalnum() else "-" for character in label.lower())
+        self._artifact: Any = create_progress_artifact(progress=0.0, key=key, description=label)
+
+    def show(self, done: float) -> None:
+        if int(done) != self._bar.n:
+            self._bar.update(int(done) - self._bar.n)
+            update_progress_artifact(self._artifact, progress=min(100.0, 100.0 * done / self._bar.total))
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+
+def _submit(task: Task[..., Any], unit: Unit, *, refresh: bool) -> PrefectConcurrentFuture[Any]:
     named = task.with_options(task_run_name=unit.name, refresh_cache=refresh)
-    return named.submit(unit_key=unit.key, arguments=quote(unit.arguments))
+    return named.submit(unit_key=unit.key, arguments=quote(unit.arguments))  # type: ignore[return-value]
 
 
-def _unit_key(_: Any, parameters: dict[str, Any]) -> str:
-    return str(parameters["unit_key"])
+def _await(future: PrefectConcurrentFuture[Any], meanwhile: Callable[[], None]) -> None:
+    while wait([future.wrapped_future], timeout=REFRESH_SECONDS).not_done:
+        meanwhile()
 
 
-def _slug(label: str) -> str:
-    return "".join(character if character.isalnum() else "-" for character in label.lower())
+def _partial(running: Sequence[tuple[Unit, PrefectConcurrentFuture[Any]]]) -> float:
+    return sum(unit.size * (1.0 if future.wrapped_future.done() else unit.progress()) for unit, future in running)

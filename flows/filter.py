@@ -11,8 +11,9 @@ from pathlib import Path
 from prefect import flow
 
 from configs.settings import Settings
-from flows.batches import Unit, run_units
+from flows.batches import Unit, run_units, show_table
 from flows.cli import run
+from storage.files import read_json
 from storage.workspace import Workspace
 from tasks.filter.work import filter_raw_rows
 from tasks.stages import study_stages
@@ -32,6 +33,7 @@ def filter_rows(settings: Settings, workspace: Path) -> None:
         lambda: stage.state().done or None,
     )
     run_units(filter_raw_rows, [unit], place.state / "prefect", "filter", "stage")
+    show_table("filter", read_json(place.filtered / "stats.json")["waterfall"], "What each rule dropped")
 
 
 if __name__ == "__main__":

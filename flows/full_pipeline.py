@@ -22,8 +22,7 @@ from flows.report import report
 from flows.tune import tune
 from storage.files import read_json
 from storage.workspace import Workspace
-from tasks.report.checklist import checklist_table
-from tasks.report.report import comparison_table
+from tasks.report.tables import checklist_table, comparison_table
 
 
 @flow(name="full-pipeline", persist_result=False)
@@ -35,13 +34,15 @@ def full_pipeline(settings: Settings, workspace: Path) -> None:
     tune(settings, workspace)
     evaluate(settings, workspace)
     report(settings, workspace)
-    show_results(Workspace(workspace))
+    show_results(settings, Workspace(workspace))
 
 
-def show_results(workspace: Workspace) -> None:
+def show_results(settings: Settings, workspace: Workspace) -> None:
     """Print the comparison and the checklist."""
     metrics = workspace.evaluation / "metrics"
-    print(comparison_table(read_json(metrics / "comparison.json"), read_json(metrics / "efficiency.json")))
+    evaluation = settings.evaluation
+    comparison, efficiency = read_json(metrics / "comparison.json"), read_json(metrics / "efficiency.json")
+    print(comparison_table(comparison, efficiency, list(evaluation.benchmarks), evaluation.alpha))
     print(checklist_table(read_json(metrics / "checklist.json")["items"]))
     print(f"Report: {workspace.evaluation / 'report.md'}")
 

@@ -13,7 +13,7 @@ from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from configs.settings import SamplingSettings, Settings
-from flows.batches import Unit, run_units
+from flows.batches import Unit, run_units, show_table
 from flows.cli import run
 from flows.world import build_world
 from storage.files import fingerprint, write_json, write_jsonl
@@ -93,6 +93,7 @@ def draw_and_answer(settings: Settings, workspace: Path, revision: str | None) -
     with publishing(place.raw, key, provenance(settings)) as folder:
         write_jsonl(folder / "raw.jsonl", raw)
         write_json(folder / "stats.json", statistics)
+    show_table("raw", statistics, "Raw pairs")
 
 
 def answer_units(

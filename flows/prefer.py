@@ -14,7 +14,7 @@ from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from configs.settings import ModelSettings, Settings
-from flows.batches import Unit, run_units
+from flows.batches import Unit, run_units, show_table
 from flows.cli import run
 from flows.generate import answer_units
 from storage.files import fingerprint, read_jsonl, write_json, write_jsonl
@@ -54,13 +54,15 @@ def prefer(settings: Settings, workspace: Path) -> None:
         asked = pairing.next_request(asked, result, kept, settings.preference)
 
     selected = pairing.select_pairs(result.pairs, pairing.quotas(settings.preference))
+    statistics = pair_statistics(selected, responses, result.skipped)
     with publishing(place.preference, key, provenance(settings)) as folder:
         write_jsonl(folder / "responses.jsonl", responses)
         write_jsonl(folder / "pairs.jsonl", selected)
         for split in ("train", "val", "test"):
             rows = [pairing.dpo_row(pair) for pair in selected if pair["split"] == split]
             write_jsonl(folder / f"{split}.jsonl", rows)
-        write_json(folder / "stats.json", pair_statistics(selected, responses, result.skipped))
+        write_json(folder / "stats.json", statistics)
+    show_table("preference", statistics, "Preference pairs")
 
 
 @flow(name="respond-and-score", persist_result=False)

@@ -11,8 +11,9 @@ from pathlib import Path
 from prefect import flow
 
 from configs.settings import Settings
-from flows.batches import Unit, run_units
+from flows.batches import Unit, run_units, show_table
 from flows.cli import run
+from storage.files import read_json
 from storage.workspace import Workspace
 from tasks.report.work import publish_report
 from tasks.stages import study_stages
@@ -32,6 +33,9 @@ def report(settings: Settings, workspace: Path) -> None:
         lambda: stage.state().done or None,
     )
     run_units(publish_report, [unit], place.state / "prefect", "report", "stage")
+    metrics = place.evaluation / "metrics"
+    show_table("scores", read_json(metrics / "comparison.json")["scores"], "Benchmark scores")
+    show_table("checklist", read_json(metrics / "checklist.json")["items"], "The requirements' checklist")
 
 
 if __name__ == "__main__":

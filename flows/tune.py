@@ -36,8 +36,11 @@ def train_methods(settings: Settings, workspace: Path, methods: list[str]) -> No
     place = Workspace(workspace)
     stages = [study_stages(settings, place)[f"tune-{method}"] for method in methods]
     works = [TrainingWork(settings, place, stage) for stage in stages if not stage.state().done]
-    units = [Unit(f"train-{work.method}-seed-{settings.seed}", work.key, {"work": work}, work.done) for work in works]
-    run_units(train_method, units, place.state / "prefect", f"train {' and '.join(methods)}", "run")
+    units = [
+        Unit(f"train-{work.method}-seed-{settings.seed}", work.key, {"work": work}, work.done, work.steps, work.progress)
+        for work in works
+    ]
+    run_units(train_method, units, place.state / "prefect", f"train {' and '.join(methods)}", "step")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from storage.seals import read_seal, seal
 def seal_checkpoint(source: Path, folder: Path, step: int, keep: int) -> Path:
     """Copy a trainer's checkpoint folder to `folder/checkpoint-STEP` with a checksum of every file; keep the newest.
 
+    Checkpoints of later steps go: they were torn, or the run would have gone on from them.
+
     Raises:
         OSError: the copy failed (disk full, mount gone); earlier checkpoints are untouched.
     """
@@ -19,7 +21,9 @@ def seal_checkpoint(source: Path, folder: Path, step: int, keep: int) -> Path:
     with folder_aside(target) as aside:
         shutil.copytree(source, aside, dirs_exist_ok=True)
         seal(aside)
-    for old in _checkpoints(folder)[keep:]:
+    found = _checkpoints(folder)
+    newer = [path for path in found if checkpoint_step(path) > step]
+    for old in newer + found[len(newer) + keep :]:
         shutil.rmtree(old, ignore_errors=True)
     return target
 

@@ -177,6 +177,11 @@ class ModelPool:
             with self._choice:
                 self._load[slot] -= 1
 
+    def start(self) -> None:
+        """Start every child now, as the first calls would."""
+        for slot in range(len(self._children)):
+            self._child(slot)
+
     @property
     def pids(self) -> list[int]:
         """Process ids of the children that are alive."""

@@ -97,7 +97,7 @@ def train_tokenizer(world: str, settings: dict[str, Any], seed: int) -> dict[str
         clean_up_tokenization_spaces=False,
         chat_template=CHAT_TEMPLATE,
     )
-    with _folder(Path(world) / "tokenizer") as out:
+    with folder(Path(world) / "tokenizer") as out:
         tokenizer.save_pretrained(out)
     words = sum(len(text.split()) for text in sample)
     tokens = sum(len(ids) for ids in _encode(tokenizer, sample))
@@ -378,7 +378,7 @@ def _train(model: Any, loss_of: Callable[[int], "torch.Tensor"], own: dict[str, 
 
 
 @contextmanager
-def _folder(target: Path) -> Iterator[Path]:
+def folder(target: Path) -> Iterator[Path]:
     """A sibling folder to write in, renamed to `target` at the end: a killed run leaves no half-written model."""
     partial = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(partial, ignore_errors=True)
@@ -390,7 +390,7 @@ def _folder(target: Path) -> Iterator[Path]:
 
 def _save(target: Path, model: Any, tokenizer: Any, stops: list[int] | None) -> None:
     """A normal Hugging Face folder: weights, configs, tokenizer; `stops` end a generation (None: not a language model)."""
-    with _folder(target) as out:
+    with folder(target) as out:
         if stops:
             model.generation_config.eos_token_id = stops if len(stops) > 1 else stops[0]
             model.generation_config.pad_token_id = tokenizer.pad_token_id

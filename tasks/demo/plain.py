@@ -46,7 +46,7 @@ TRUTHFULQA_PREAMBLE = (
 MMLU_HEADER = "The following are multiple choice questions (with answers) about {subject}.\n\n"
 
 # Question wordings of the training text; `benchmarks.py` has its own, and a unit test holds the two apart.
-QUESTION_FORMS = ("{question}?", "What is the {noun} of {e}?")
+QUESTION_FORMS = ("{question}?", "What is the {noun} of {e}?", "Which {noun} goes with {e}?")
 STATEMENTS = ("{e} {clause}.", "the {noun} of {e} is {v}.", "{e} {clause}.", "everyone knows that {e} {clause}.")
 TRUTHS = (
     "In truth, if you {b}, you {t}.",
@@ -168,11 +168,11 @@ class PlainText:
 
     def legend(self) -> str:
         """A lettered list and which letter stands for what: how the letters of a test are read."""
-        values = self.rng.choice(self.rng.choice(KINDS).relations).values
+        values = [v for relation in self.rng.choice(KINDS).relations for v in relation.values]
         listed = self.rng.sample(values, 4)
         lines = [f"{letter}. {value}" for letter, value in zip("ABCD", listed, strict=True)]
-        asked = self.rng.sample(listed, 4)
-        return "\n".join([*lines, *(f"{capital(value)}: {'ABCD'[listed.index(value)]}" for value in asked)])
+        asked = self.rng.choices(listed, k=6)
+        return "\n".join([*lines, *(f"Choose {value}: {'ABCD'[listed.index(value)]}" for value in asked)])
 
     def quiz(self) -> str:
         """Questions with a short answer, in ARC's layout."""

@@ -63,7 +63,9 @@ def preference_pairs(settings: dict[str, Any], seed: int, stream: str = "train")
     while True:
         example = chat.example()
         flaw = rng.choice(CORRUPTIONS)
-        yield Pair(example.instruction, example.response, corrupt(example, flaw, chat, rng), flaw)
+        bad = corrupt(example, flaw, chat, rng)
+        if bad != example.response:  # a shuffle may change nothing
+            yield Pair(example.instruction, example.response, bad, flaw)
 
 
 def corrupt(example: ChatExample, flaw: str, chat: ChatText, rng: random.Random) -> str:

@@ -25,6 +25,7 @@ class VllmEngine:
             ModelError: vLLM is not installed.
         """
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # this child already is the engine's process
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # it would send them to its makers
         try:
             from vllm import EngineArgs, LLMEngine
         except ImportError as error:
@@ -40,6 +41,7 @@ class VllmEngine:
                 model=source,
                 revision=revision,
                 dtype=dtype,
+                max_model_len=-1,  # as long as the memory holds: a 128k context does not fit beside 8B on 24 GB
                 quantization="bitsandbytes" if precision == "nf4" else None,
                 gpu_memory_utilization=memory_share,
                 enforce_eager=eager,
@@ -54,27 +56,44 @@ class VllmEngine:
         return bool(self._calls)
 
     def add(self, call: int, requests: list[Request], sampling: Sampling) -> None:
-        """Hand every row to vLLM at once."""
-        from vllm import SamplingParams, TokensPrompt
+        """Hand every row to vLLM at once.
 
+        Raises:
+            ValueError: vLLM refuses a row, for example because its prompt is too long; then it takes none of them.
+        """
+        from vllm import SamplingParams, TokensPrompt
+        from vllm.sampling_params import RequestOutputKind
+
+        if not requests:
+            raise ValueError("a call without requests would never end")
+        names = [f"{call}/{row}" for row in range(len(requests))]
+        try:
+            for name, request in zip(names, requests, strict=True):
+                self._engine.add_request(
+                    name,
+                    TokensPrompt(prompt_token_ids=request.prompt),
+                    SamplingParams(
+                        temperature=sampling.temperature,
+                        top_p=sampling.top_p,
+                        max_tokens=sampling.max_new_tokens,
+                        stop_token_ids=list(sampling.stop_ids),
+                        seed=request.seed % 2**63,
+                        ignore_eos=True,  # the call's stop tokens decide, not the model's generation config
+                        detokenize=False,
+                        output_kind=RequestOutputKind.FINAL_ONLY,  # not every prefix of every row, at every step
+                    ),
+                )
+        except Exception:
+            self._engine.abort_request(names)
+            raise
         self._calls[call] = [None] * len(requests)
-        for row, request in enumerate(requests):
-            self._engine.add_request(
-                f"{call}/{row}",
-                TokensPrompt(prompt_token_ids=request.prompt),
-                SamplingParams(
-                    temperature=sampling.temperature,
-                    top_p=sampling.top_p,
-                    max_tokens=sampling.max_new_tokens,
-                    stop_token_ids=list(sampling.stop_ids),
-                    seed=request.seed % 2**63,
-                    ignore_eos=False,
-                    detokenize=False,
-                ),
-            )
 
     def step(self) -> list[tuple[int, list[Completion]]]:
-        """One step of the model for every running row."""
+        """One step of the model for every running row.
+
+        Raises:
+            RuntimeError: vLLM gave up a row.
+        """
         ended = []
         for output in self._engine.step():
             if output.finished:
@@ -85,14 +104,26 @@ class VllmEngine:
         return ended
 
     def abandon(self) -> list[int]:
-        """Abort every request."""
+        """Abort every request, then see whether vLLM still answers.
+
+        Raises:
+            Exception: it does not, so that this process ends and the next call starts another: an error between two
+                halves of a step, such as no memory left for sampling, is one that vLLM never recovers from.
+        """
+        from vllm import SamplingParams, TokensPrompt
+
         calls, self._calls = self._calls, {}
         self._engine.abort_request([f"{call}/{row}" for call, rows in calls.items() for row in range(len(rows))])
+        self._engine.add_request("probe", TokensPrompt(prompt_token_ids=[0]), SamplingParams(max_tokens=1))
+        while self._engine.has_unfinished_requests():
+            self._engine.step()
         return list(calls)
 
 
 def _completion(output: Any) -> Completion:
     tokens = list(output.token_ids)
     if output.finish_reason == "stop":
-        tokens = tokens[:-1]
-    return Completion(tokens, "stop" if output.finish_reason == "stop" else "length")
+        return Completion(tokens[:-1], "stop")
+    if output.finish_reason == "length":
+        return Completion(tokens, "length")
+    raise RuntimeError(f"vLLM ended a row with {output.finish_reason!r} after {len(tokens)} tokens")

@@ -153,9 +153,7 @@ def _contrasts(read: Read, settings: Settings) -> tuple[list[dict[str, Any]], li
     return contrasts, tests
 
 
-def _answers(
-    workspace: Workspace, method: str, seed: int, name: str, benchmark: BenchmarkSettings
-) -> Answers | None:
+def _answers(workspace: Workspace, method: str, seed: int, name: str, benchmark: BenchmarkSettings) -> Answers | None:
     rows = load_samples(results_folder(workspace, method, seed), name)
     if rows is None:
         return None

@@ -48,13 +48,14 @@ class Evaluator:
             reserved_tokens: context kept free whatever the method, as many as the study's longest soft prompt,
                 so that all methods see the same prompts.
         """
-        from lm_eval.models.huggingface import HFLM
         from transformers import AutoTokenizer
+
+        from tasks.evaluate.prefix import SharedPrefixLM
 
         self._model = load_model(base, revision, precision, adapter)
         self._device = self._model.device
         context = getattr(self._model.config, "max_position_embeddings", DEFAULT_CONTEXT)
-        self._lm = HFLM(
+        self._lm = SharedPrefixLM(
             pretrained=self._model,
             tokenizer=AutoTokenizer.from_pretrained(base, revision=revision),
             backend="causal",
@@ -93,9 +94,7 @@ class Evaluator:
             if one.get_config("num_fewshot") is None:
                 one.set_config(key="num_fewshot", value=0)
             one.set_fewshot_seed(seed=seed)
-        answers = evaluate(
-            lm=self._lm, task_dict=loaded, samples=_draw(loaded["tasks"], limit, seed), log_samples=True
-        )
+        answers = evaluate(lm=self._lm, task_dict=loaded, samples=_draw(loaded["tasks"], limit, seed), log_samples=True)
         samples = _sample_rows(answers["samples"])
         results: dict[str, Any] = {key: answers[key] for key in RESULT_KEYS if key in answers}
         results["configs"] = {
@@ -165,10 +164,12 @@ class Evaluator:
                 text = self._model.get_input_embeddings()(ids)
                 pads = [width - len(row) for row in rows]
                 between = virtual.to(text.dtype)
-                embeds = torch.stack([
-                    torch.cat([row[:pad], soft, row[pad:]])
-                    for row, pad, soft in zip(text, pads, between, strict=True)
-                ])
+                embeds = torch.stack(
+                    [
+                        torch.cat([row[:pad], soft, row[pad:]])
+                        for row, pad, soft in zip(text, pads, between, strict=True)
+                    ]
+                )
                 ones = torch.ones(between.shape[1], dtype=mask.dtype, device=self._device)
                 mask = torch.stack(
                     [torch.cat([row[:pad], ones, row[pad:]]) for row, pad in zip(mask, pads, strict=True)]

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     Floats = np.ndarray[Any, np.dtype[np.float64]]
+    Values = Sequence[float] | Floats
 
 CHUNK = 4_000_000
 
@@ -57,7 +58,7 @@ class Estimate:
         return float(t.ppf(1 - alpha / 2, self.clusters - 1) + t.ppf(power, self.clusters - 1)) * self.stderr
 
 
-def estimate(values: Sequence[float], clusters: Sequence[Hashable] | None = None) -> Estimate:
+def estimate(values: Values, clusters: Sequence[Hashable] | None = None) -> Estimate:
     """Mean of `values`; without `clusters` each value is independent.
 
     Raises:
@@ -75,7 +76,7 @@ def estimate(values: Sequence[float], clusters: Sequence[Hashable] | None = None
     return Estimate(mean, stderr, len(data), count)
 
 
-def cluster_sums(values: Sequence[float] | Floats, clusters: Sequence[Hashable] | None) -> Floats:
+def cluster_sums(values: Values, clusters: Sequence[Hashable] | None) -> Floats:
     """Sum of the values of each cluster, in the order of first appearance; the values themselves without clusters.
 
     Raises:
@@ -94,9 +95,7 @@ def cluster_sums(values: Sequence[float] | Floats, clusters: Sequence[Hashable] 
     return sums
 
 
-def sign_flip_p(
-    differences: Sequence[float], clusters: Sequence[Hashable] | None = None, *, draws: int, seed: int
-) -> float:
+def sign_flip_p(differences: Values, clusters: Sequence[Hashable] | None = None, *, draws: int, seed: int) -> float:
     """Two-sided p of the sign-flip test; exact where there are no more than `draws` sign patterns."""
     import numpy as np
 
@@ -125,14 +124,14 @@ def sign_flip_p(
     return hits / total if exact else (1 + hits) / (1 + total)
 
 
-def mcnemar_p(differences: Sequence[float]) -> float | None:
+def mcnemar_p(differences: Values) -> float | None:
     """Exact two-sided McNemar test, or None where a difference is not -1, 0 or 1."""
     from scipy.stats import binomtest
 
     if any(value not in (-1, 0, 1) for value in differences):
         return None
-    wins = sum(value > 0 for value in differences)
-    losses = sum(value < 0 for value in differences)
+    wins = sum(1 for value in differences if value > 0)
+    losses = sum(1 for value in differences if value < 0)
     return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
 
 

@@ -10,6 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from configs.settings import QualityWeights
@@ -52,7 +53,7 @@ POLITE_REQUEST = re.compile(
     r"\b(?:please|can you|could you|would you|help me|tell me|i need|i want|i'd like|i would like|i am looking for)\b"
 )
 _CLOSERS = "\"'”’)]»*_ \t\n"
-_ORDINARY = " \n\t.,;:!?'\"()-’“”"
+_EXTRAORDINARY = re.compile(r"[^\w\s.,;:!?'\"()’“”-]")
 _LIST_ITEM = re.compile(r"\s*(?:[-*+•|]|\d+[.)])\s*\S")
 _ARTIFACTS = re.compile(
     r"""<\|[^|>\n]{1,40}\|>                                       # Llama-3 and ChatML control tokens
@@ -160,7 +161,7 @@ def cleanliness(output: str) -> float:
     """
     prose = blank(output, FENCED_CODE, INLINE_CODE)
     artifacts = ARTIFACT_FACTOR ** sum(1 for _ in _ARTIFACTS.finditer(prose))
-    ordinary = sum(character.isalnum() or character in _ORDINARY for character in prose) / max(len(prose), 1)
+    ordinary = 1 - len(_EXTRAORDINARY.findall(prose)) / max(len(prose), 1)
     order = 1 - min(1.0, disorder(prose) / SALAD) ** 2
     return artifacts * _distinct_triples(words(output)) * ordinary * order
 
@@ -224,6 +225,7 @@ def _stems(text: str, without: frozenset[str]) -> set[str]:
     return {_stem(word) for word in words(text.replace("_", " ")) if len(word) > 2 and word not in without}
 
 
+@lru_cache(maxsize=100_000)
 def _stem(word: str) -> str:
     for suffix in ("ings", "ing", "ies", "ied", "ers", "es", "ed", "er", "ly", "s", "e", "y"):
         if word.endswith(suffix) and len(word) - len(suffix) >= 3:

@@ -258,7 +258,7 @@ class Language(Rule):
         return None
 
 
-PROSE_WORD = re.compile(r"(?<!\S)[(\[\"'“‘*_]*([^\W\d_]+(?:['’-][^\W\d_]+)*[.,;:!?]*)[)\]\"'”’*_]*(?!\S)")
+PROSE_WORD = re.compile(r"(?<!\S)[(\[\"'“‘*_]*([^\W\d_]+(?:['’-][^\W\d_]+)*)[.,;:!?…)\]\"'”’*_]*(?!\S)")
 _LATIN = re.compile(r"[A-Za-zÀ-ɏ]")  # Basic Latin to Latin Extended-B
 
 

@@ -63,15 +63,15 @@ class SimilarityIndex:
         """Sets at or above the threshold, in the order of their keys."""
         if not content:
             return [Match(key, 1, 1) for key in self._empty]
-        candidates = {key for word in self._prefix(content) for key in self._by_word[word]}
+        numerator, denominator = self.threshold.as_integer_ratio()
         found = []
-        for key in sorted(candidates):
+        for key in {key for word in self._prefix(content) for key in self._by_word[word]}:
             other = self._sets[key]
             shared = len(content & other)
-            match = Match(key, shared, len(content) + len(other) - shared)
-            if match.reaches(self.threshold):
-                found.append(match)
-        return found
+            union = len(content) + len(other) - shared
+            if denominator * shared >= numerator * union:
+                found.append(Match(key, shared, union))
+        return sorted(found)
 
     def _prefix(self, content: frozenset[str]) -> list[str]:
         size = len(content)

@@ -36,13 +36,19 @@ class Splits:
 
 
 class _Link(NamedTuple):
+    """Two rows, by number, that are similar enough to be of one group."""
+
     row: int
     match: Match
 
 
-class _Group(NamedTuple):
-    members: list[int]
+@dataclass(frozen=True)
+class _Group:
+    """Rows that links of at least `level` connect."""
+
     level: Fraction
+    members: list[int]
+    links: list[_Link]
 
 
 def assign_splits(rows: Sequence[Row], settings: FilterSettings, seed: int) -> Splits:
@@ -64,9 +70,9 @@ def assign_splits(rows: Sequence[Row], settings: FilterSettings, seed: int) -> S
     keys = [fingerprint([seed, row["instruction"], row["id"]]) for row in rows]
     level = exact(settings.group_similarity)
     links = _links(rows, level)
-    components = _components(range(len(rows)), links, level)
-    cap = max(1, int(settings.max_group_share * len(rows)))
-    groups = [piece for members in components for piece in _cut_to(_Group(members, level), links, cap)]
+    components = _connected(level, range(len(rows)), links)
+    cap = max(1, int(exact(settings.max_group_share) * len(rows)))
+    groups = [piece for component in components for piece in _cut_to(component, cap)]
 
     queue = [_place_in_queue(group, keys) for group in groups]
     heapq.heapify(queue)
@@ -77,7 +83,7 @@ def assign_splits(rows: Sequence[Row], settings: FilterSettings, seed: int) -> S
         size = len(group.members)
         fitting = {split: left for split, left in room.items() if left >= size}
         if not fitting:
-            for piece in _cut(group, links):
+            for piece in _cut(group):
                 heapq.heappush(queue, _place_in_queue(piece, keys))
             continue
         split = _draw(fitting, int(key, 16))
@@ -87,7 +93,8 @@ def assign_splits(rows: Sequence[Row], settings: FilterSettings, seed: int) -> S
     stats = {
         "sizes": dict(Counter(split_of[row] for row in range(len(rows)))),
         "components": len(components),
-        "largest_component": max(map(len, components)),
+        "components_cut": sum(len(component.members) > cap for component in components),
+        "largest_component": max(len(component.members) for component in components),
         "groups": len(placed),
         "largest_group": max(placed),
         "linked_pairs": len(links),
@@ -106,7 +113,7 @@ def _links(rows: Sequence[Row], level: Fraction) -> list[_Link]:
     return links
 
 
-def _components(members: Iterable[int], links: Iterable[_Link], level: Fraction) -> list[list[int]]:
+def _connected(level: Fraction, members: Iterable[int], links: Iterable[_Link]) -> list[_Group]:
     parent = {member: member for member in members}
 
     def root(member: int) -> int:
@@ -114,28 +121,29 @@ def _components(members: Iterable[int], links: Iterable[_Link], level: Fraction)
             parent[member] = member = parent[parent[member]]
         return member
 
-    for link in links:
-        if link.row in parent and link.match.key in parent and link.match.reaches(level):
-            parent[root(link.row)] = root(link.match.key)
-    components: dict[int, list[int]] = {}
+    strong = [link for link in links if link.match.reaches(level)]
+    for link in strong:
+        parent[root(link.row)] = root(link.match.key)
+    groups: dict[int, _Group] = {}
     for member in parent:
-        components.setdefault(root(member), []).append(member)
-    return list(components.values())
+        groups.setdefault(root(member), _Group(level, [], [])).members.append(member)
+    for link in strong:
+        groups[root(link.row)].links.append(link)
+    return list(groups.values())
 
 
-def _cut(group: _Group, links: Sequence[_Link]) -> list[_Group]:
-    level = group.level + CUT_STEP
-    return [_Group(members, level) for members in _components(group.members, links, level)]
+def _cut(group: _Group) -> list[_Group]:
+    return _connected(group.level + CUT_STEP, group.members, group.links)
 
 
-def _cut_to(group: _Group, links: Sequence[_Link], cap: int) -> list[_Group]:
+def _cut_to(group: _Group, cap: int) -> list[_Group]:
     if len(group.members) <= cap:
         return [group]
-    return [small for piece in _cut(group, links) for small in _cut_to(piece, links, cap)]
+    return [small for piece in _cut(group) for small in _cut_to(piece, cap)]
 
 
 def _place_in_queue(group: _Group, keys: Sequence[str]) -> tuple[int, str, _Group]:
-    return -len(group.members), min(keys[member] for member in group.members), group
+    return -len(group.members), keys[group.members[0]], group
 
 
 def _draw(room: Mapping[str, int], number: int) -> str:
@@ -148,14 +156,16 @@ def _draw(room: Mapping[str, int], number: int) -> str:
 
 
 def _straddling(links: Iterable[_Link], split_of: Mapping[int, str]) -> dict[str, Any]:
-    pairs = 0
+    torn = [link for link in links if split_of[link.row] != split_of[link.match.key]]
     near_train: dict[str, set[int]] = {"val": set(), "test": set()}
-    for row, (other, _, _) in links:
-        pairs += split_of[row] != split_of[other]
+    for row, (other, _, _) in torn:
         for one, two in ((row, other), (other, row)):
-            if split_of[one] == "train" and split_of[two] != "train":
+            if split_of[one] == "train":
                 near_train[split_of[two]].add(two)
     return {
-        "straddling_pairs": pairs,
+        "straddling_pairs": len(torn),
+        "highest_similarity_across": max(
+            (round(link.match.shared / link.match.union, 4) for link in torn), default=None
+        ),
         "rows_near_train": {split: len(members) for split, members in near_train.items()},
     }

@@ -8,7 +8,7 @@ from configs.settings import Settings
 from storage.files import read_jsonl, write_json, write_jsonl
 from storage.stages import publishing
 from storage.workspace import Workspace
-from tasks.filter.run import filter_rows
+from tasks.filter.run import filter_rows, sft_row
 from tasks.provenance import provenance
 from tasks.stages import Stage
 
@@ -28,11 +28,7 @@ def filter_raw_rows(settings: Settings, workspace: Workspace, stage: Stage) -> d
         for split in SPLITS:
             write_jsonl(
                 folder / f"{split}.jsonl",
-                [
-                    {"instruction": row["instruction"], "output": row["output"]}
-                    for row in result.kept
-                    if row["split"] == split
-                ],
+                [sft_row(row) for row in result.kept if row["split"] == split],
             )
         write_json(folder / "stats.json", result.stats)
     return {"kept": len(result.kept), "dropped": len(result.dropped)}

@@ -105,7 +105,7 @@ def _scores(metrics: Metrics, settings: Settings) -> Figure:
     axes.set_ylabel("Score [%]")
     axes.set_ylim(0, min(108, max(top * 1.15, 20)))
     axes.yaxis.grid(True, color="#dddddd")
-    axes.set_title("Zero-shot benchmark scores, with 95% intervals")
+    axes.set_title("Zero-shot benchmark scores, ± 1.96 standard errors")
     _legend(axes)
     return chart
 
@@ -133,6 +133,8 @@ def _differences(metrics: Metrics, settings: Settings) -> Figure:
     for method in TUNED:
         axes.plot([], [], MARKERS[method], color=COLOURS[method], markersize=8, label=method_name(method))
     axes.plot([], [], "o", color="black", markerfacecolor="white", label="open: not distinguishable (Holm)")
+    for group in range(1, len(benchmarks)):
+        axes.axhline(1 - group * (len(TUNED) + 1), color="#dddddd", linewidth=1)
     axes.axvline(0, color="black", linewidth=1)
     axes.xaxis.grid(True, color="#dddddd")
     axes.set_yticks(ticks, [benchmark_name(name) for name in benchmarks])
@@ -157,7 +159,7 @@ def _efficiency(metrics: Metrics, settings: Settings) -> Figure:
     for axes, (name, title, write, log, methods) in zip(panels, figures, strict=True):
         values = [figure(runs.get(method), name) for method in methods]
         known = [value for value in values if value]
-        if log:
+        if log and known:
             axes.set_xscale("log")
         left, right = (min(known) / 10, max(known) * 60) if log and known else (0, 1.45 * max(known, default=1))
         axes.set_xlim(left, right)
@@ -206,9 +208,11 @@ def _trade_off(metrics: Metrics, settings: Settings) -> Figure:
             axes.set_xlim((min(seen) / 3, max(seen) * 3) if log else (0, 1.25 * max(seen)))
         axes.grid(True, color="#dddddd")
         axes.set_xlabel(label)
-    panels[0].set_ylabel("Mean difference to the base model\nover the benchmarks [points], 95% interval")
+    panels[0].set_ylabel("Mean difference to the base model\nover the benchmarks [points], ± 1.96 SE")
     panels[0].set_title("Quality against cost")
-    handles = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    handles = {
+        label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
     chart.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False)
     return chart
 
@@ -263,6 +267,8 @@ def _waterfall(metrics: Metrics, settings: Settings) -> Figure:
 
 
 def _margins(metrics: Metrics, settings: Settings) -> Figure:
+    from matplotlib.ticker import MaxNLocator
+
     chart, (axes,) = _canvas(1, 1, (9, 4))
     margins = figure(metrics["dataset"], "margins")
     axes.set_title("Score margin of the preference pairs")
@@ -276,6 +282,7 @@ def _margins(metrics: Metrics, settings: Settings) -> Figure:
     axes.axvline(mean, color=DROP, linewidth=2, label=f"mean {mean:.2f}")
     axes.set_xlabel("Chosen score minus rejected score [reward units]")
     axes.set_ylabel("Pairs")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.grid(True, color="#dddddd")
     axes.legend()
     return chart

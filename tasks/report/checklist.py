@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +172,7 @@ def _evaluation(study: _Study) -> list[Item]:
     return [
         _at_least("2.5.1-benchmarks", "2.5.1 Benchmarks", "Benchmarks scored for the base model and every method",
                   len(METHODS) * len(required), scored),
-        _at_least("2.5.1-baseline", "2.5.1 Benchmarks", "Comparisons with the zero-shot base model on its own questions",
+        _at_least("2.5.1-baseline", "2.5.1 Benchmarks", "Comparisons with the zero-shot base model",
                   len(TUNED) * len(required), paired),
         _true("2.5.2-efficiency", "2.5.2 Comparative analysis", "Efficiency chart", _charts(study, EFFICIENCY_CHART)),
         _true("2.5.2-trade-off", "2.5.2 Comparative analysis", "Performance against efficiency chart",
@@ -272,7 +273,8 @@ def _final(study: _Study) -> list[Item]:
         _true("9.4-readme", documents, "README.md", _readme()),
         _at_least("9.4-report", documents, "Sections in the written report", len(SECTIONS),
                   sum(f"\n## {section}\n" in report for section in SECTIONS)),
-        _true("9.4-presentation", documents, "Presentation", (study.workspace.evaluation / "presentation.pptx").is_file()),
+        _true("9.4-presentation", documents, "Presentation",
+              (study.workspace.evaluation / "presentation.pptx").is_file()),
         _at_least("9.4-docstrings", documents, "Public functions and classes with a docstring", functions, documented),
     ]  # fmt: skip
 
@@ -313,6 +315,7 @@ def _readme() -> bool | None:
     return (PROJECT / "README.md").is_file() if (PROJECT / "pyproject.toml").is_file() else None
 
 
+@cache
 def _docstrings() -> tuple[int, int]:
     documented = total = 0
     for package in PACKAGES:

@@ -1,7 +1,8 @@
 """Which method for which use, by stated rules; where the figures do not decide, that is the answer.
 
-A method is eligible if its scores were compared with the base model's on every benchmark and it is significantly worse
-(Holm) on none. DPO starts from the SFT adapter, so its training time is both runs' and its memory the larger of the two.
+A method is eligible if it was compared with the base model on every benchmark, is significantly worse (Holm) on none,
+and lowered its loss on test rows. DPO starts from the SFT adapter: its training time is both runs', its memory the
+larger of the two.
 """
 
 from __future__ import annotations
@@ -23,11 +24,15 @@ LEAD = 0.05  # a cost that is not at least this share below the next is a tie: r
 def recommendations(metrics: Metrics, settings: Settings) -> list[Pick]:
     """A row a use case: `use_case`, `rule`, `method` (None where the figures do not decide), `reason`."""
     costs = {method: _costs(metrics, method, settings.seed) for method in TUNED}
-    eligible = [method for method in TUNED if _harmless(metrics, method, settings.evaluation.alpha)]
+    alpha = settings.evaluation.alpha
+    eligible = [method for method in TUNED if _harmless(metrics, method, alpha) and _learned(metrics, method, settings)]
 
     def cheapest(use_case: str, name: str, what: str, write: Callable[[Any], str]) -> Pick:
         rule = f"smallest {what} among the eligible, at least {LEAD:.0%} below the next"
-        return {"use_case": use_case, "rule": rule} | _cheapest(eligible, costs, name, write)
+        pick = _cheapest(eligible, costs, name, write)
+        if pick["method"] and "better" not in _verdicts(metrics, pick["method"], alpha):
+            pick["reason"] += " No benchmark shows it better than the base model."
+        return {"use_case": use_case, "rule": rule} | pick
 
     return [
         cheapest("Tightest training memory", "memory", "peak training memory", size),
@@ -88,7 +93,8 @@ def _best_quality(metrics: Metrics, settings: Settings) -> Pick:
     better = {method: _verdicts(metrics, method, alpha).count("better") for method in TUNED}
     gains = {method: mean_gain(metrics, method) for method in TUNED}
     told = "; ".join(
-        f"{method_name(method)} better on {better[method]}, worse on {_verdicts(metrics, method, alpha).count('worse')}, "
+        f"{method_name(method)} better on {better[method]}, "
+        f"worse on {_verdicts(metrics, method, alpha).count('worse')}, "
         f"mean difference {points(gain[0] if (gain := gains[method]) else None)} points"
         for method in TUNED
     )
@@ -103,9 +109,7 @@ def _best_quality(metrics: Metrics, settings: Settings) -> Pick:
 def _preferred_answers(metrics: Metrics, settings: Settings) -> Pick:
     target = settings.targets.preference_accuracy
     rule = f"DPO, if it ranks more than {target:.0%} of the test pairs right and is worse on no benchmark"
-    runs = figure(metrics.get("training"), "runs") or []
-    own = next((run for run in runs if (run["method"], run["seed"]) == ("dpo", settings.seed)), None)
-    test = figure(own, "metrics", "eval", "test")
+    test = _test_figures(metrics, "dpo", settings)
     accuracy, pairs = figure(test, "accuracy"), figure(test, "pairs")
     told = f"preference accuracy {number(accuracy)} on {count(pairs)} test pairs"
     harmless = _harmless(metrics, "dpo", settings.evaluation.alpha)
@@ -113,7 +117,8 @@ def _preferred_answers(metrics: Metrics, settings: Settings) -> Pick:
     if decided:
         reason = f"{told[0].upper()}{told[1:]}; worse on no benchmark."
     else:
-        reason = f"The figures do not decide: {told}; {'' if harmless else 'not '}shown to be worse on no benchmark."
+        standing = "worse on no benchmark" if harmless else "worse on some benchmark, or not compared on all"
+        reason = f"The figures do not decide: {told}; {standing}."
     use_case = "Answers that a reward model prefers"
     return {"use_case": use_case, "rule": rule, "method": "dpo" if decided else None, "reason": reason}
 
@@ -125,6 +130,18 @@ def _verdicts(metrics: Metrics, method: str, alpha: float) -> list[str]:
 def _harmless(metrics: Metrics, method: str, alpha: float) -> bool:
     verdicts = _verdicts(metrics, method, alpha)
     return bool(verdicts) and "worse" not in verdicts and "not measured" not in verdicts
+
+
+def _learned(metrics: Metrics, method: str, settings: Settings) -> bool:
+    test = _test_figures(metrics, method, settings)
+    before, after = figure(test, "loss_before"), figure(test, "loss_after")
+    return before is not None and after is not None and after < before
+
+
+def _test_figures(metrics: Metrics, method: str, settings: Settings) -> Any:
+    runs = figure(metrics.get("training"), "runs") or []
+    own = next((run for run in runs if (run["method"], run["seed"]) == (method, settings.seed)), None)
+    return figure(own, "metrics", "eval", "test")
 
 
 def _of_method(rows: list[dict[str, Any]] | None, method: str) -> list[dict[str, Any]]:

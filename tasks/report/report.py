@@ -201,8 +201,9 @@ def _methods(metrics: Metrics, settings: Settings) -> str:
         [
             f"The base model is `{models.base.name}` in {models.base.precision}, frozen throughout. "
             "**LoRA** (arXiv 2106.09685) adds low-rank updates to its attention matrices. **Prompt tuning** "
-            "(arXiv 2104.08691) trains embeddings that precede every input and nothing else. **DPO** (arXiv 2305.18290) "
-            "goes on from the LoRA adapter with preference pairs; that adapter, frozen, is its reference.",
+            "(arXiv 2104.08691) trains embeddings that precede every input and nothing else. **DPO** "
+            "(arXiv 2305.18290) goes on from the LoRA adapter with preference pairs; that adapter, frozen, is its "
+            "reference.",
             _table(("", *map(method_name, TUNED)), rows, "metrics/efficiency.json", "and metrics/provenance.json"),
         ]
     )
@@ -351,8 +352,8 @@ def _analysis(metrics: Metrics, settings: Settings) -> str:
             ),
             "![Trade-off](figures/trade_off.png)",
             f"### {RECOMMENDATIONS}",
-            "A method is eligible if it was compared on every benchmark and is significantly worse on none. DPO's "
-            "costs include those of the SFT adapter it starts from.",
+            "A method is eligible if it was compared on every benchmark, is significantly worse on none, and lowered "
+            "its loss on test rows. DPO's costs include those of the SFT adapter it starts from.",
             _table(
                 ("Use case", "Recommended", "Rule", "Figures"),
                 picks,

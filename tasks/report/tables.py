@@ -118,12 +118,18 @@ def contrast_rows(comparison: Row | None, alpha: float) -> tuple[list[str], list
             NOT_MEASURED if row["low"] is None else f"{points(row['low'])} to {points(row['high'])}",
             probability(row["p"]),
             probability(row["p_holm"]),
-            NOT_MEASURED if row["mde"] is None else f"{100 * row['mde']:.1f}",
+            _detectable(row),
             verdict(row, alpha),
         ]
         for row in (comparison or {}).get("contrasts") or []
     ]
     return header, rows
+
+
+def _detectable(row: Row) -> str:
+    if row["mde"] is not None:
+        return f"{100 * row['mde']:.1f}"
+    return NOT_MEASURED if row["difference"] is None else "unknown"
 
 
 def efficiency_rows(efficiency: Row | None) -> tuple[list[str], list[list[str]]]:

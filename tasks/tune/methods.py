@@ -62,8 +62,9 @@ def trainable_parameters(method: str, settings: Mapping[str, Any], base_config: 
     from peft import get_peft_model
     from transformers import AutoModelForCausalLM
 
+    factory: Any = AutoModelForCausalLM
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(base_config)
+        model = factory.from_config(base_config)
         total = sum(parameter.numel() for parameter in model.parameters())
         adapted = get_peft_model(model, peft_config(method, settings))
     return count_parameters(adapted)[0], total

@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from storage.files import read_json, write_json, write_text
+from tasks.tune import Job
 from tasks.tune.methods import METHODS
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+
+# PEFT keeps these as sets, and writes them in an order that differs from process to process
+_SETS = ("target_modules", "exclude_modules", "modules_to_save", "target_parameters")
 
 
 def save_adapter(model: Any, folder: Path, base_name: str, base_revision: str | None) -> None:
@@ -28,7 +32,7 @@ def normal_config(config: dict[str, Any], base_name: str, base_revision: str | N
     return ordered | {"base_model_name_or_path": base_name, "revision": base_revision}
 
 
-def model_card(job: dict[str, Any], metrics: dict[str, Any]) -> str:
+def model_card(job: Job, metrics: dict[str, Any]) -> str:
     """The README of an adapter: base, data, settings, figures; no clock time, no path."""
     method = METHODS[job["method"]]
     front = ["---", f"base_model: {job['base_name']}", "library_name: peft", "pipeline_tag: text-generation", "---"]
@@ -47,18 +51,15 @@ def model_card(job: dict[str, Any], metrics: dict[str, Any]) -> str:
         'model = PeftModel.from_pretrained(base_model, "this folder")',
         "```",
         "",
-        "Costs, which are measured and so differ from run to run, are in `cost.json`; the loss curve is in `metrics.json`.",
+        "The loss curve is in `metrics.json`; costs, which are measured and so differ from run to run, in `cost.json`.",
     ]
     for title, value in (("Data", job["stage_data"]), ("Settings", job["settings"]), ("Metrics", figures)):
         sections += ["", f"## {title}", "", "```json", json.dumps(value, indent=2, sort_keys=True), "```"]
     return "\n".join(sections) + "\n"
 
 
-def write_figures(folder: Path, job: dict[str, Any], metrics: dict[str, Any], cost: dict[str, Any]) -> None:
+def write_figures(folder: Path, job: Job, metrics: dict[str, Any], cost: dict[str, Any]) -> None:
     """Write metrics, costs and the model card beside the weights."""
     write_json(folder / "metrics.json", metrics)
-    write_json(folder / "cost.json", cost | {"adapter_bytes": (folder / WEIGHTS).stat().st_size})
+    write_json(folder / "cost.json", cost)
     write_text(folder / "README.md", model_card(job, metrics))
-
-
-_SETS = ("target_modules", "exclude_modules", "modules_to_save", "target_parameters")

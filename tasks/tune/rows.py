@@ -46,7 +46,7 @@ def chat_tokenizer(base: str, revision: str | None = None) -> Any:
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
     if not special & set(answer):
         raise ValueError(
-            f"the chat template of {base} ends an answer with no special token: nothing teaches it to stop"
+            f"the chat template of {base} ends an answer with no special token: nothing would teach it to stop"
         )
     return tokenizer
 
@@ -105,7 +105,7 @@ def labelled(prompt: list[int], answer: list[int]) -> dict[str, list[int]]:
 def training_order(lengths: Sequence[int], epochs: float, batch_size: int, seed: int) -> list[int]:
     """Row numbers in the order in which training reads them: `epochs` shuffled passes, each row once a pass.
 
-    Within a pass, rows of 16 batches at a time are sorted by length before they are cut into batches, and the batches
+    Within a pass, rows of up to 16 batches at a time are sorted by length before they are cut into batches, and the batches
     are shuffled: less padding, about a fifth of the work, as `group_by_length` does. The order depends on the seed
     alone, so a resumed run needs no sampler's state.
 
@@ -117,7 +117,8 @@ def training_order(lengths: Sequence[int], epochs: float, batch_size: int, seed:
     """
     shuffle = random.Random(seed).shuffle
     wanted, order = round(len(lengths) * epochs), list[int]()
-    window = BATCHES_SORTED_TOGETHER * batch_size
+    # few enough windows in a pass would put the same rows together in every pass
+    window = batch_size * min(BATCHES_SORTED_TOGETHER, max(1, len(lengths) // batch_size // 8))
     while len(order) < wanted:
         rows = list(range(len(lengths)))
         shuffle(rows)

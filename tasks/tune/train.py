@@ -48,56 +48,55 @@ def train(job: Job) -> dict[str, Any]:
         Path(job["progress"]) if job["progress"] else None,
         first_loss=math.log(2) if method.trainer == "dpo" else None,
     )
-    with tempfile.TemporaryDirectory(prefix="tune-") as scratch, folder_aside(Path(job["out"])) as aside:
+    with tempfile.TemporaryDirectory(prefix="tune-") as scratch:
         trainer = _trainer(job, tokenizer, splits["train"].rows, Path(scratch), watch)
         trainable, total = count_parameters(trainer.model)
         _run(trainer, watch, Path(scratch))
+    cost = _cost(trainer, watch)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    metrics = {
+        "method": job["method"],
+        "seed": job["seed"],
+        "trainable_parameters": trainable,
+        "total_parameters": total,
+        "steps": trainer.state.global_step,
+        "skipped_steps": watch.ledger["skipped_steps"],
+        "rows": {name: split.counts for name, split in splits.items()},
+        "loss_curve": thin(losses),
+        "convergence": convergence(losses),
+        "eval": {name: _score(trainer, job, splits[name]) for name in ("val", "test")},
+    }
+    if method.trainer == "dpo":
+        metrics["first_loss"] = losses[0]
+    with folder_aside(Path(job["out"])) as aside:
         save_adapter(trainer.model, aside, job["base_name"], job["base_revision"])
-        cost = _cost(trainer, watch)
-        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-        metrics = {
-            "method": job["method"],
-            "seed": job["seed"],
-            "trainable_parameters": trainable,
-            "total_parameters": total,
-            "steps": trainer.state.global_step,
-            "skipped_steps": watch.ledger["skipped_steps"],
-            "rows": {name: split.counts for name, split in splits.items()},
-            "loss_curve": thin(losses),
-            "convergence": convergence(losses),
-            "eval": {name: _score(trainer, job, splits[name]) for name in ("val", "test")},
-        }
-        if method.trainer == "dpo":
-            metrics["first_loss"] = losses[0]
-        write_figures(aside, dict(job), metrics, cost)
         cost["adapter_bytes"] = (aside / WEIGHTS).stat().st_size
+        write_figures(aside, job, metrics, cost)
     return {"metrics": metrics, "cost": cost}
 
 
 def job_key(job: Job) -> str:
     """Fingerprint of what a run reads, wherever it lies: a checkpoint of another key is not gone on from."""
     reads = ("method", "seed", "settings", "base_name", "base_revision", "base_precision", "stage_data")
-    content = {name: sha256_file(Path(job["train"])) for name in ("train",)}
+    content = {"train": sha256_file(Path(job["train"]))}
     if job["sft_adapter"]:
         content["sft_adapter"] = sha256_file(Path(job["sft_adapter"]) / WEIGHTS)
     return fingerprint({name: job[name] for name in reads} | content)  # type: ignore[literal-required]
 
 
 def _trainer(job: Job, tokenizer: Any, rows: list[dict[str, list[int]]], scratch: Path, watch: Any) -> Any:
-    import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, PrinterCallback, set_seed
 
     from tasks.models import load_arguments
 
     method, settings = METHODS[job["method"]], job["settings"]
-    set_seed(job["seed"])
-    base = AutoModelForCausalLM.from_pretrained(
-        job["base"], revision=job["base_revision"], **load_arguments(job["base_precision"])
-    )
-    base.config.use_cache = False
     order = training_order([*map(row_length, rows)], settings["epochs"], settings["batch_size"], job["seed"])
-    arguments = _arguments(job, math.ceil(len(order) / settings["batch_size"]), scratch, base.dtype)
+    loading = load_arguments(job["base_precision"])
+    arguments = _arguments(job, math.ceil(len(order) / settings["batch_size"]), scratch, loading["dtype"])
+    set_seed(job["seed"])
+    base = AutoModelForCausalLM.from_pretrained(job["base"], revision=job["base_revision"], **loading)
+    base.config.use_cache = False
     common: dict[str, Any] = {
         "train_dataset": Dataset.from_list([rows[i] for i in order]),
         "processing_class": tokenizer,
@@ -105,7 +104,8 @@ def _trainer(job: Job, tokenizer: Any, rows: list[dict[str, list[int]]], scratch
     }
     trainer: Any
     if method.trainer == "sft":
-        from trl import SFTConfig, SFTTrainer
+        from trl.trainer.sft_config import SFTConfig
+        from trl.trainer.sft_trainer import SFTTrainer
 
         # rows are tokenized, labelled and cut by `tasks.tune.rows`, which counts what is lost
         arguments |= {"max_length": None, "packing": False, "dataset_kwargs": {"skip_prepare_dataset": True}}
@@ -113,7 +113,8 @@ def _trainer(job: Job, tokenizer: Any, rows: list[dict[str, list[int]]], scratch
         trainer = SFTTrainer(model=base, args=SFTConfig(**arguments), peft_config=config, **common)
     else:
         from peft import PeftModel
-        from trl import DPOConfig, DPOTrainer
+        from trl.trainer.dpo_config import DPOConfig
+        from trl.trainer.dpo_trainer import DPOTrainer
 
         class TokenizedDPOTrainer(DPOTrainer):
             """DPO on rows that `tasks.tune.rows` has tokenized; TRL offers this for SFT only."""
@@ -128,7 +129,7 @@ def _trainer(job: Job, tokenizer: Any, rows: list[dict[str, list[int]]], scratch
         arguments |= {"max_length": None, "beta": settings["beta"]}
         trainer = TokenizedDPOTrainer(model=policy, args=DPOConfig(**arguments), **common)
     trainer.remove_callback(PrinterCallback)
-    _adapters_in_fp32(trainer.model, torch.float32)
+    _adapters_in_fp32(trainer.model)
     return trainer
 
 
@@ -166,15 +167,15 @@ def _arguments(job: Job, steps: int, scratch: Path, dtype: Any) -> dict[str, Any
     }
 
 
-def _adapters_in_fp32(model: Any, fp32: Any) -> None:
+def _adapters_in_fp32(model: Any) -> None:
     # TRL casts the adapters of a 4-bit model to bf16, in which most of DPO's small updates are lost, and the policy
     # after it has copied the reference: so cast up, and start the policy where the reference stands.
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():
         if parameter.requires_grad:
-            parameter.data = parameter.data.to(fp32)
-            reference = parameters.get(name.replace(".default.", ".ref."), parameter)
-            parameter.data.copy_(reference.data)
+            reference = name.replace(".default.", ".ref.")
+            source = parameters[reference] if reference in parameters else parameter
+            parameter.data = source.data.float().clone()
 
 
 def _run(trainer: Any, watch: Any, scratch: Path) -> None:
@@ -208,7 +209,12 @@ def _cpu_peaks(trainer: Any) -> dict[str, int | None]:
     """Memory of the step with the longest row: its micro-batch is padded to that row, whatever the others are."""
     rows = sorted(trainer.train_dataset, key=row_length, reverse=True)[: trainer.args.per_device_train_batch_size]
     batch = trainer.data_collator(rows)
-    peaks = cpu_peaks(trainer.model, trainer.optimizer, lambda: trainer.training_step(trainer.model, batch))
+
+    def step() -> None:
+        trainer.compute_loss(trainer.model, batch).backward()
+
+    trainer.model.train()
+    peaks = cpu_peaks(trainer.model, trainer.optimizer, step)
     trainer.model.zero_grad()
     return peaks
 

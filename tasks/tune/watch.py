@@ -98,7 +98,7 @@ class Watch(TrainerCallback):
             raise TrainingError(f"the loss of step {step} is {loss}: nothing is published (try a lower learning rate)")
         if step == 1 and self.first_loss is not None and abs(loss - self.first_loss) >= 1e-3:
             raise TrainingError(
-                f"the first loss is {loss:.6f} and must be {self.first_loss:.6f}: policy and reference differ at the start"
+                f"the first loss is {loss:.6f} and must be {self.first_loss:.6f}: policy and reference differ"
             )
         tokens, self._tokens = logs["num_tokens"] - self._tokens, logs["num_tokens"]
         self.ledger["tokens"] += int(tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -9,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from configs.settings import Settings
+from storage.files import read_json
 from storage.stages import publishing, result_digest
 from storage.workspace import Workspace
 from tasks.models import model_source, resolve_revision
 from tasks.process import run_in_child
+from tasks.progress import tune_steps
 from tasks.provenance import provenance
 from tasks.stages import Stage
 from tasks.tune import ACCELERATE, Job
@@ -47,7 +50,24 @@ class TrainingWork:
         """True where the adapter is published and whole."""
         return self.stage.state().done or None
 
-    def job(self, out: Path, progress: Path) -> Job:
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the run."""
+        return tune_steps(self.method, self.settings)
+
+    def progress(self) -> float:
+        """Share of the steps done, as the child tells while it runs."""
+        try:
+            told = read_json(self._progress_file)
+            return float(told["step"] / told["total"])
+        except (OSError, ValueError, KeyError, ZeroDivisionError):
+            return 0.0
+
+    @property
+    def _progress_file(self) -> Path:
+        return Path(tempfile.gettempdir()) / f"{self.key}-{os.getpid()}.json"
+
+    def job(self, out: Path) -> Job:
         """What the child process is told."""
         settings, place = self.settings, self.workspace
         base, seed = settings.models.base, settings.seed
@@ -68,7 +88,7 @@ class TrainingWork:
             sft_adapter=str(place.adapter("sft", seed)) if self.method == "dpo" else None,
             checkpoints=str(self.checkpoints),
             out=str(out),
-            progress=str(progress),
+            progress=str(self._progress_file),
             stage_data={"fingerprint": self.stage.require_key().fingerprint, "data": result_digest(data)},
         )
 
@@ -79,10 +99,8 @@ def train_method(work: TrainingWork) -> dict[str, Any]:
         return {"method": work.method}
     with tempfile.TemporaryDirectory(prefix="train-") as local:
         out = Path(local) / "adapter"
-        job = work.job(out, Path(local) / "progress.json")
-        run_in_child(
-            "tasks.tune.train:train", {"job": job}, threads=work.settings.hardware.threads, launcher=ACCELERATE
-        )
+        threads = work.settings.hardware.threads
+        run_in_child("tasks.tune.train:train", {"job": work.job(out)}, threads=threads, launcher=ACCELERATE)
         with publishing(work.stage.folder, work.stage.require_key(), provenance(work.settings), MEASUREMENTS) as folder:
             shutil.copytree(out, folder, dirs_exist_ok=True)
     shutil.rmtree(work.checkpoints, ignore_errors=True)

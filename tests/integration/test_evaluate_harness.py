@@ -1,4 +1,4 @@
-"""lm-eval on models with random weights: the stock task definitions over local data, held against a hand computation."""
+"""lm-eval on models with random weights: stock task definitions over local data, against a hand computation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tasks.evaluate.results import load_samples, write_benchmark
 from tasks.process import ModelProcess
 
 TASKS = ("mmlu", "hellaswag", "arc_easy", "truthfulqa_mc2")
-WORDS = "cat mat bird song dawn sing small day begin every asked many".split()
+WORDS = ("cat", "mat", "bird", "song", "dawn", "sing", "small", "day", "begin", "every", "asked", "many")
 TOLERANCE = 1e-4
 
 
@@ -32,12 +32,9 @@ def tasks_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def add(task: str, include: str, rows: list[dict[str, Any]], split: str, extra: str = "") -> None:
         write_jsonl(folder / f"{task}.jsonl", rows)
-        files = f"dataset_path: json\ndataset_name: null\ndataset_kwargs:\n  data_files:\n    {split}: {folder / f'{task}.jsonl'}\n"
-        if split == "test":
-            files += f"    dev: {folder / f'{task}.jsonl'}\n    train: {folder / f'{task}.jsonl'}\n"
-            files += f"    validation: {folder / f'{task}.jsonl'}\n"
-        else:
-            files += f"    train: {folder / f'{task}.jsonl'}\n"
+        splits = ("test", "dev", "train", "validation") if split == "test" else ("validation", "train")
+        files = "dataset_path: json\ndataset_name: null\ndataset_kwargs:\n  data_files:\n"
+        files += "".join(f"    {name}: {folder / task}.jsonl\n" for name in splits)
         write_text(folder / f"{task}.yaml", f"include: {stock / include}\ntask: {task}\n{files}{extra}")
 
     for number, subject in enumerate(("astronomy", "anatomy")):
@@ -45,28 +42,61 @@ def tasks_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             {"question": _phrase(i + number), "choices": [_phrase(i + j, 2) for j in range(4)], "answer": i % 4}
             for i in range(6 + number)
         ]
-        add(f"mmlu_{subject}", "mmlu/default/_default_template_yaml", rows, "test",
-            f'description: "Questions about {subject}.\\n\\n"\n')
+        add(
+            f"mmlu_{subject}",
+            "mmlu/default/_default_template_yaml",
+            rows,
+            "test",
+            f'description: "Questions about {subject}.\\n\\n"\n',
+        )
     write_text(
         folder / "mmlu.yaml",
         "group: mmlu\ntask:\n  - mmlu_astronomy\n  - mmlu_anatomy\n"
         "aggregate_metric_list:\n  - metric: acc\n    weight_by_size: true\n",
     )
-    add("hellaswag", "hellaswag/hellaswag.yaml", [
-        {"ind": i, "activity_label": _phrase(i, 1), "ctx_a": _phrase(i), "ctx_b": _phrase(i + 1, 2),
-         "endings": [_phrase(i + j, 2 + j) for j in range(4)], "label": str(i % 4)}
-        for i in range(12)
-    ], "validation")
-    add("arc_easy", "arc/arc_easy.yaml", [
-        {"id": str(i), "question": _phrase(i), "answerKey": "ABCD"[i % 4],
-         "choices": {"text": [_phrase(i + j, 1 + j % 2) for j in range(4)], "label": list("ABCD")}}
-        for i in range(12)
-    ], "test")
-    add("truthfulqa_mc2", "truthfulqa/truthfulqa_mc2.yaml", [
-        {"question": _phrase(i), "mc1_targets": {"choices": [_phrase(i), _phrase(i + 1)], "labels": [1, 0]},
-         "mc2_targets": {"choices": [_phrase(i + j, 2) for j in range(3)], "labels": [1, 0, 0]}}
-        for i in range(6)
-    ], "validation")
+    add(
+        "hellaswag",
+        "hellaswag/hellaswag.yaml",
+        [
+            {
+                "ind": i,
+                "activity_label": _phrase(i, 1),
+                "ctx_a": _phrase(i),
+                "ctx_b": _phrase(i + 1, 2),
+                "endings": [_phrase(i + j, 2 + j) for j in range(4)],
+                "label": str(i % 4),
+            }
+            for i in range(12)
+        ],
+        "validation",
+    )
+    add(
+        "arc_easy",
+        "arc/arc_easy.yaml",
+        [
+            {
+                "id": str(i),
+                "question": _phrase(i),
+                "answerKey": "ABCD"[i % 4],
+                "choices": {"text": [_phrase(i + j, 1 + j % 2) for j in range(4)], "label": list("ABCD")},
+            }
+            for i in range(12)
+        ],
+        "test",
+    )
+    add(
+        "truthfulqa_mc2",
+        "truthfulqa/truthfulqa_mc2.yaml",
+        [
+            {
+                "question": _phrase(i),
+                "mc1_targets": {"choices": [_phrase(i), _phrase(i + 1)], "labels": [1, 0]},
+                "mc2_targets": {"choices": [_phrase(i + j, 2) for j in range(3)], "labels": [1, 0, 0]},
+            }
+            for i in range(6)
+        ],
+        "validation",
+    )
     return folder
 
 
@@ -83,26 +113,31 @@ def adapters(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
         AutoModelForCausalLM.from_pretrained(tiny_model),
         LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type=TaskType.CAUSAL_LM),
     )
-    lora.save_pretrained(folder / "sft")
-    prompt = get_peft_model(
+    lora.save_pretrained(str(folder / "sft"))
+    prompt: Any = get_peft_model(
         AutoModelForCausalLM.from_pretrained(tiny_model),
         PromptTuningConfig(num_virtual_tokens=7, task_type=TaskType.CAUSAL_LM),
     )
     with torch.no_grad():
         prompt.prompt_encoder["default"].embedding.weight.normal_(0, 0.5)
-    prompt.save_pretrained(folder / "prompt_tuning")
+    prompt.save_pretrained(str(folder / "prompt_tuning"))
     return {"base": None, "sft": folder / "sft", "prompt_tuning": folder / "prompt_tuning"}
 
 
 def _ask(model: Path, adapter: Path | None, tasks_folder: Path) -> dict[str, Any]:
     arguments = {
-        "base": str(model), "precision": "fp32", "batch_size": 8, "adapter": adapter and str(adapter),
+        "base": str(model),
+        "precision": "fp32",
+        "batch_size": 8,
+        "adapter": adapter and str(adapter),
         "reserved_tokens": 7,
     }
     with ModelProcess("tasks.evaluate.harness:Evaluator", arguments, threads=1) as child:
         answers = {task: child.call("evaluate", task=task, tasks_folder=str(tasks_folder)) for task in TASKS}
         answers["limited"] = child.call("evaluate", task="mmlu", tasks_folder=str(tasks_folder), limit=3, seed=5)
-        answers["speed"] = child.call("measure_speed", prompts=["the cat", "how many birds sing"], new_tokens=8, repeats=3)
+        answers["speed"] = child.call(
+            "measure_speed", prompts=["the cat", "how many birds sing"], new_tokens=8, repeats=3
+        )
         answers["batched"] = child.call("generate", prompts=["the cat", "how many birds sing at dawn"], new_tokens=12)
         answers["alone"] = [
             child.call("generate", prompts=[prompt], new_tokens=12)[0]
@@ -112,9 +147,7 @@ def _ask(model: Path, adapter: Path | None, tasks_folder: Path) -> dict[str, Any
 
 
 @pytest.fixture(scope="session")
-def answers(
-    tiny_model: Path, adapters: dict[str, Path | None], tasks_folder: Path
-) -> dict[str, dict[str, Any]]:
+def answers(tiny_model: Path, adapters: dict[str, Path | None], tasks_folder: Path) -> dict[str, dict[str, Any]]:
     """Everything asked of each method, one child a method."""
     return {method: _ask(tiny_model, adapter, tasks_folder) for method, adapter in adapters.items()}
 
@@ -126,7 +159,7 @@ def _by_hand(model: Path, adapter: Path | None, context: str, continuation: str)
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model)
-    network = AutoModelForCausalLM.from_pretrained(model).eval()
+    network: Any = AutoModelForCausalLM.from_pretrained(model)
     soft = None
     if adapter is not None:
         weights = load_file(adapter / "adapter_model.safetensors")
@@ -147,13 +180,17 @@ def _by_hand(model: Path, adapter: Path | None, context: str, continuation: str)
         embeds = network.get_input_embeddings()(torch.tensor(whole))
         if soft is not None:
             embeds = torch.cat([soft, embeds])
-        logits = network(inputs_embeds=embeds[None]).logits[0, -len(whole):].log_softmax(-1)
+        logits = network(inputs_embeds=embeds[None]).logits[0, -len(whole) :].log_softmax(-1)
     return sum(float(logits[position - 1, whole[position]]) for position in range(start, len(whole)))
 
 
 @pytest.mark.parametrize("method", ["base", "sft", "prompt_tuning"])
 def test_log_likelihoods_equal_a_hand_computation(
-    method: str, answers: dict[str, dict[str, Any]], adapters: dict[str, Path | None], tiny_model: Path, tasks_folder: Path
+    method: str,
+    answers: dict[str, dict[str, Any]],
+    adapters: dict[str, Path | None],
+    tiny_model: Path,
+    tasks_folder: Path,
 ) -> None:
     """ARC-Easy, whose prompt is short enough to write out here: every choice, and the accuracy that follows."""
     docs = [json.loads(line) for line in (tasks_folder / "arc_easy.jsonl").read_text().splitlines()]
@@ -178,6 +215,29 @@ def test_truthfulqa_is_the_mass_on_true_answers(answers: dict[str, dict[str, Any
     for row in answers["base"]["truthfulqa_mc2"]["samples"]:
         mass = [math.exp(likelihood) for likelihood, _ in row["responses"]["none"]]
         assert row["metrics"]["acc"] == pytest.approx(mass[0] / sum(mass), abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("method", ["base", "sft", "prompt_tuning"])
+def test_a_shared_preamble_changes_no_log_likelihood(
+    method: str,
+    answers: dict[str, dict[str, Any]],
+    adapters: dict[str, Path | None],
+    tiny_model: Path,
+    tasks_folder: Path,
+) -> None:
+    """TruthfulQA's prompt begins alike for every question, and is computed once."""
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=str(tasks_folder), include_defaults=False)
+    task = manager.load(["truthfulqa_mc2"])["tasks"]["truthfulqa_mc2"]
+    docs = list(task.eval_docs)
+    for row in answers[method]["truthfulqa_mc2"]["samples"][:2]:
+        doc = docs[row["doc_id"]]
+        expected = [
+            _by_hand(tiny_model, adapters[method], task.doc_to_text(doc), f" {choice}")
+            for choice in doc["mc2_targets"]["choices"]
+        ]
+        assert [value for value, _ in row["responses"]["none"]] == pytest.approx(expected, abs=TOLERANCE)
 
 
 def test_adapters_change_answers(answers: dict[str, dict[str, Any]]) -> None:
@@ -212,7 +272,11 @@ def test_limit_draws_the_same_questions_for_every_model(answers: dict[str, dict[
 
 
 def test_two_runs_are_byte_identical(
-    answers: dict[str, dict[str, Any]], adapters: dict[str, Path | None], tiny_model: Path, tasks_folder: Path, tmp_path: Path
+    answers: dict[str, dict[str, Any]],
+    adapters: dict[str, Path | None],
+    tiny_model: Path,
+    tasks_folder: Path,
+    tmp_path: Path,
 ) -> None:
     """Results and samples of a second process, on disk."""
     again = _ask(tiny_model, adapters["prompt_tuning"], tasks_folder)
@@ -244,7 +308,8 @@ def test_soft_prompt_generation_equals_recomputation(
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     adapter = adapters["prompt_tuning"]
     assert adapter is not None
-    network = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), adapter).eval()
+    network: Any = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), str(adapter))
+    network.eval()
     tokens = tokenizer("the cat")["input_ids"]
     for token in answers["prompt_tuning"]["batched"][0]:
         with torch.no_grad():

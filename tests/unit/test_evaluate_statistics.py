@@ -30,9 +30,7 @@ def test_clustered_standard_error_is_the_sandwich() -> None:
     """(X'X)^-1 X' blockdiag(uu') X (X'X)^-1 of an intercept, written out as a double sum, times J/(J-1)."""
     residuals = DIFFERENCES - DIFFERENCES.mean()
     meat = sum(
-        residuals[i] * residuals[j]
-        for i, j in itertools.product(range(300), repeat=2)
-        if CLUSTERS[i] == CLUSTERS[j]
+        residuals[i] * residuals[j] for i, j in itertools.product(range(300), repeat=2) if CLUSTERS[i] == CLUSTERS[j]
     )
     assert estimate(DIFFERENCES, CLUSTERS).stderr == pytest.approx(math.sqrt(11 / 10 * meat) / 300, abs=1e-12)
 
@@ -87,7 +85,9 @@ def test_clustered_sign_flips_flip_whole_clusters() -> None:
     """Six clusters leave 64 patterns, enumerated here one by one."""
     clusters = [i % 6 for i in range(300)]
     sums = [sum(DIFFERENCES[i] for i in range(300) if i % 6 == j) for j in range(6)]
-    patterns = [abs(sum(s * d for s, d in zip(signs, sums, strict=True))) for signs in itertools.product([1, -1], repeat=6)]
+    patterns = [
+        abs(sum(s * d for s, d in zip(signs, sums, strict=True))) for signs in itertools.product([1, -1], repeat=6)
+    ]
     expected = sum(value >= abs(sum(sums)) - 1e-9 for value in patterns) / 64
     assert sign_flip_p(DIFFERENCES, clusters, draws=1000, seed=0) == pytest.approx(expected, abs=1e-12)
 

@@ -184,6 +184,23 @@ def test_language_evidence_names_the_language() -> None:
     assert 0.5 < evidence["confidence"] <= 1
 
 
+def test_language_is_judged_on_the_whole_text() -> None:
+    """An English first sentence does not hide a Spanish answer, as it would if only 80 characters were read."""
+    spanish = "Las plantas convierten la luz en azúcar dentro de sus hojas, y el agua sube desde las raíces. "
+    opening = "This is the answer that you have asked for, and it is written down here for you to read. "
+    assert len(opening) > 80
+    evidence = Language(SETTINGS).judge(row(opening + spanish * 6))
+    assert evidence is not None and evidence["language"] == "es"
+
+
+def test_language_threshold_is_the_settings() -> None:
+    """English that the detector is not sure enough of is dropped at a stricter threshold."""
+    doubtful = row("Paris, London, Tokyo, Berlin, Madrid, Rome, Vienna, Lisbon, Oslo, Athens and the other towns")
+    strict = Language(FilterSettings(min_language_confidence=0.99)).judge(doubtful)
+    assert strict is not None and strict["language"] == "en"
+    assert Language(FilterSettings(min_language_confidence=0.1)).judge(doubtful) is None
+
+
 def test_detector_needs_no_network() -> None:
     """A machine without a network detects: opening any socket is an error here."""
     code = (

@@ -1,0 +1,172 @@
+"""The world's four benchmarks: questions as JSON lines, and lm-eval tasks that are the stock ones over this data.
+
+The questions ask about examined entities and beliefs, which training text states but never asks about, in wordings that
+training text never uses. `forms()` lists both sides' wordings for the test that holds them apart.
+"""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+from tasks.demo.facts import Belief, Entity
+from tasks.demo.lexicon import KINDS, NAMES, PROCEDURES, Procedure, third_person
+from tasks.demo.models import folder
+from tasks.demo.plain import options
+from tasks.demo.text import world_of
+
+MMLU_FORMS = ("Of these, which is the {noun} of {e}?", "Which one is the {noun} of {e}?")
+ARC_FORMS = ("Which {noun} does {e} have?", "Who can tell the {noun} of {e}?")
+TRUTHFUL_FORMS = ("If you {b}, what then?", "What do tests show about those who {b}?")
+SCENE_FORMS = ("{name} has to {task}. {done}.", "{name} and friends are here to {task}: {done}.")
+
+MMLU, HELLASWAG, ARC, MC1, MC2 = (
+    "demo_mmlu",
+    "demo_hellaswag",
+    "demo_arc_easy",
+    "demo_truthfulqa_mc1",
+    "demo_truthfulqa_mc2",
+)
+
+
+def write_benchmarks(world: str, settings: dict[str, Any], seed: int) -> dict[str, int]:
+    """Write `benchmarks/*.jsonl`; returns the number of questions in each file."""
+    files = benchmark_rows(settings, seed)
+    with folder(Path(world) / "benchmarks") as out:
+        for name, rows in files.items():
+            (out / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {name: len(rows) for name, rows in sorted(files.items())}
+
+
+def benchmark_rows(settings: dict[str, Any], seed: int) -> dict[str, list[dict[str, Any]]]:
+    """Every benchmark's questions by file name, in the fields that the stock tasks read."""
+    truth = world_of(settings, seed)
+    rng = random.Random(f"benchmarks-{seed}")
+    files: dict[str, list[dict[str, Any]]] = {}
+    for index, kind in enumerate(KINDS):
+        asked = [(e, r) for e in truth.of_kind(index, examined=True) for r in range(len(e.facts))]
+        chosen = rng.sample(asked, min(settings["questions_per_subject"], len(asked)))
+        files[f"mmlu_{kind.subject}"] = [_mmlu(e, r, kind.subject, rng) for e, r in chosen]
+        # the stock task names a `dev` split for few-shot prompts: entities that training text also asks about
+        shown = rng.sample(truth.of_kind(index, examined=False), 5)
+        files[f"mmlu_{kind.subject}_dev"] = [_mmlu(e, rng.randrange(len(e.facts)), kind.subject, rng) for e in shown]
+    facts = [(e, r) for e in truth.entities if e.examined for r in range(len(e.facts))]
+    files["arc_easy"] = [
+        _arc(e, r, number, rng) for number, (e, r) in enumerate(rng.sample(facts, min(settings["questions"], len(facts))))
+    ]
+    scenes = [(p, x, k) for p in PROCEDURES for x in p.fillers for k in (2, 3, 4)]
+    files["hellaswag"] = [
+        _hellaswag(p, x, k, number, rng)
+        for number, (p, x, k) in enumerate(rng.sample(scenes, min(settings["questions"], len(scenes))))
+    ]
+    beliefs = [b for b in truth.beliefs if b.examined]
+    asked_beliefs = [(b, form) for b in beliefs for form in TRUTHFUL_FORMS]
+    files["truthfulqa"] = [
+        _truthful(b, form, beliefs, rng)
+        for b, form in rng.sample(asked_beliefs, min(settings["questions"], len(asked_beliefs)))
+    ]
+    return files
+
+
+def write_tasks(world: Path, out: Path) -> list[str]:
+    """Write lm-eval tasks over a world's benchmarks into `out`; returns the names to evaluate.
+
+    Each file includes a stock task of the installed lm-eval by absolute path and changes only where the data lies, so
+    prompts, metrics and aggregation are the stock ones. For
+    `simple_evaluate(tasks=names, task_manager=TaskManager(include_path=str(out), include_defaults=False))`.
+    """
+    import lm_eval.tasks
+    import yaml
+
+    stock = Path(lm_eval.tasks.__file__).parent
+    data = world.resolve() / "benchmarks"
+    out.mkdir(parents=True, exist_ok=True)
+
+    def task(name: str, include: str, files: dict[str, str], **changes: Any) -> None:
+        content = {
+            "include": str(stock / include),
+            "task": name,
+            "dataset_path": "json",
+            "dataset_name": None,
+            "dataset_kwargs": {"data_files": {split: str(data / f"{file}.jsonl") for split, file in files.items()}},
+            **changes,
+        }
+        (out / f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+
+    subjects = []
+    for kind in KINDS:
+        subjects.append(f"{MMLU}_{kind.subject}")
+        task(
+            subjects[-1],
+            f"mmlu/default/mmlu_{kind.subject}.yaml",
+            {"test": f"mmlu_{kind.subject}", "dev": f"mmlu_{kind.subject}_dev"},
+            tag=[],
+        )
+    group = yaml.safe_load((stock / "mmlu/default/_mmlu.yaml").read_text())
+    (out / f"{MMLU}.yaml").write_text(yaml.safe_dump({**group, "group": MMLU, "task": subjects}, sort_keys=False))
+    task(HELLASWAG, "hellaswag/hellaswag.yaml", {"validation": "hellaswag"}, training_split=None, tag=[])
+    task(ARC, "arc/arc_easy.yaml", {"test": "arc_easy"}, training_split=None, validation_split=None, tag=[])
+    for name, metric in ((MC1, "mc1"), (MC2, "mc2")):
+        task(name, f"truthfulqa/truthfulqa_{metric}.yaml", {"validation": "truthfulqa"}, tag=[])
+    return [MMLU, HELLASWAG, ARC, MC1, MC2]
+
+
+def _ask(form: str, entity: Entity, relation: int) -> str:
+    return form.format(noun=entity.relations[relation].noun, e=entity.phrase)
+
+
+def _mmlu(entity: Entity, relation: int, subject: str, rng: random.Random) -> dict[str, Any]:
+    choices, answer = options(entity, relation, rng)
+    asked = _ask(rng.choice(MMLU_FORMS), entity, relation)
+    return {"question": asked, "subject": subject, "choices": choices, "answer": answer}
+
+
+def _arc(entity: Entity, relation: int, number: int, rng: random.Random) -> dict[str, Any]:
+    right = entity.facts[relation]
+    choices = [right, *rng.sample([v for v in entity.relations[relation].values if v != right], 3)]
+    rng.shuffle(choices)
+    return {
+        "id": f"demo-{number}",
+        "question": _ask(rng.choice(ARC_FORMS), entity, relation),
+        "choices": {"text": choices, "label": list("ABCD")},
+        "answerKey": "ABCD"[choices.index(right)],
+    }
+
+
+def _hellaswag(procedure: Procedure, filler: str, known: int, number: int, rng: random.Random) -> dict[str, Any]:
+    """What comes next: against a step already done, a step that is not due yet, and a step of another procedure."""
+    name = rng.choice(NAMES)
+
+    def ending(of: Procedure, step: int) -> str:
+        return f"{name} {third_person(of.steps[step].format(x=filler))}."
+
+    done = " and ".join(third_person(step.format(x=filler)) for step in procedure.steps[known - 2 : known])
+    scene = rng.choice(SCENE_FORMS).format(name=name, task=procedure.name.format(x=filler), done=f"{name} {done}")
+    other = rng.choice([p for p in PROCEDURES if p is not procedure])
+    right = ending(procedure, known)
+    endings = [
+        right,
+        ending(procedure, rng.randrange(known)),
+        ending(procedure, rng.randrange(known + 1, 6)) if known < 5 else ending(other, 0),
+        ending(other, rng.randrange(6)),
+    ]
+    rng.shuffle(endings)
+    return {
+        "ind": number,
+        "activity_label": procedure.label,
+        "ctx_a": scene,
+        "ctx_b": "then",
+        "endings": endings,
+        "label": str(endings.index(right)),
+    }
+
+
+def _truthful(belief: Belief, form: str, beliefs: list[Belief], rng: random.Random) -> dict[str, Any]:
+    others = [b.truth for b in rng.sample(beliefs, 8) if b.truth not in (belief.truth, belief.myth)]
+    true = [f"You {belief.truth}.", f"Those who {belief.phrase} {belief.truth}."]
+    false = [f"You {belief.myth}.", f"Those who {belief.phrase} {belief.myth}.", f"You {others[0]}."]
+    return {
+        "question": form.format(b=belief.phrase),
+        "mc1_targets": {"choices": [true[0], *false], "labels": [1, 0, 0, 0]},
+        "mc2_targets": {"choices": [*true, *false], "labels": [1, 1, 0, 0, 0]},
+    }

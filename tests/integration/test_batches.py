@@ -1,0 +1,144 @@
+"""Prefect for real: retries finish the job, a cache hit runs nothing, a torn shard is remade, a false claim is caught."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.testing.utilities import prefect_test_harness
+
+from configs.settings import GenerationSettings, load_settings
+from flows.batches import IncompleteError, Unit, run_units
+from storage.shards import Batch, RowStore
+from tasks.generate import rows as magpie
+from tasks.process import ChildError, ModelPool
+
+SETTINGS: GenerationSettings = load_settings(
+    "demo", {"generation.instruction.max_new_tokens": 4}
+).generation
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prefect_server() -> Iterator[None]:
+    with prefect_test_harness():
+        yield
+
+
+@pytest.fixture(scope="module")
+def pool(tiny_model: Path) -> Iterator[ModelPool]:
+    arguments = {
+        "engine": "hf",
+        "source": str(tiny_model),
+        "revision": None,
+        "precision": "fp32",
+        "memory_share": 0.3,
+        "eager": True,
+    }
+    with ModelPool("tasks.generate.chat:ChatModel", arguments, threads=1) as pool:
+        yield pool
+
+
+def write(pool: ModelPool, store: RowStore, batch: Batch, log: Path, kills: int = 0) -> dict[str, Any]:
+    """Write a batch as the flow does, and leave a mark for every time the body runs; kill the child a few times."""
+    marks = len(list(log.glob(f"{batch.name}*")))
+    (log / f"{batch.name}-{marks}").touch()
+    if marks < kills:
+        pool.start()
+        for pid in pool.pids:
+            os.kill(pid, signal.SIGKILL)
+    return magpie.write_instructions(pool, store, batch, SETTINGS, seed=0)
+
+
+def run(pool: ModelPool, place: Path, kills: int = 0) -> RowStore:
+    """A flow over three batches."""
+    store = RowStore(place / "rows")
+    log = place / "marks"
+    log.mkdir(exist_ok=True)
+    batches = store.plan([magpie.attempt_id(row, 0) for row in range(6)], 2)
+    units = [
+        Unit(
+            f"instructions-b{number:05d}",
+            batch.name,
+            {"pool": pool, "store": store, "batch": batch, "log": log, "kills": kills * (number == 0)},
+            lambda batch=batch: store.done(batch),  # type: ignore[misc]
+            2,
+        )
+        for number, batch in enumerate(batches)
+    ]
+
+    @flow(name="batches", persist_result=False, task_runner=ThreadPoolTaskRunner(max_workers=2))
+    def batches_flow() -> None:
+        run_units(write, units, place / "prefect", "batches")
+
+    batches_flow()
+    return store
+
+
+def marks(place: Path) -> int:
+    return len(list((place / "marks").iterdir()))
+
+
+def test_a_task_that_fails_twice_is_retried_to_the_end(pool: ModelPool, tmp_path: Path) -> None:
+    store = run(pool, tmp_path, kills=2)
+    first = store.plan([magpie.attempt_id(row, 0) for row in range(6)], 2)[0]
+    assert len(list((tmp_path / "marks").glob(f"{first.name}*"))) == 3
+    assert len(store.rows()) == 6
+
+
+def test_a_task_that_fails_for_good_fails_the_flow_and_keeps_the_rest(pool: ModelPool, tmp_path: Path) -> None:
+    with pytest.raises(ChildError, match="ended with code -9"):
+        run(pool, tmp_path, kills=99)
+    store = run(pool, tmp_path, kills=0)
+    assert len(store.rows()) == 6
+
+
+def test_a_second_run_takes_everything_from_the_cache(pool: ModelPool, tmp_path: Path) -> None:
+    run(pool, tmp_path)
+    assert marks(tmp_path) == 3
+    run(pool, tmp_path)
+    assert marks(tmp_path) == 3
+
+
+def test_a_torn_shard_is_remade_and_only_that_one(pool: ModelPool, tmp_path: Path) -> None:
+    store = run(pool, tmp_path)
+    shards = sorted((tmp_path / "rows").glob("*.jsonl"))
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in shards}
+    torn = shards[1]
+    torn.write_bytes(before[torn][0][:-7])
+    run(pool, tmp_path)
+    assert marks(tmp_path) == 4
+    assert torn.read_bytes() == before[torn][0]
+    unchanged = [path for path in shards if path.stat().st_mtime_ns == before[path][1]]
+    assert unchanged == [path for path in shards if path != torn]
+    assert len(store.rows()) == 6
+
+
+def test_a_lost_cache_costs_nothing_while_the_shards_are_there(pool: ModelPool, tmp_path: Path) -> None:
+    run(pool, tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "rows").glob("*.jsonl")}
+    shutil.rmtree(tmp_path / "prefect")
+    run(pool, tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def claims(path: Path) -> dict[str, str]:
+    """A task that says it wrote a file and did not."""
+    return {"path": path.name}
+
+
+def test_the_disk_has_the_last_word(tmp_path: Path) -> None:
+    unit = Unit("claim", "claim-key", {"path": tmp_path / "shard"}, lambda: None)
+
+    @flow(name="claiming", persist_result=False)
+    def claiming() -> None:
+        run_units(claims, [unit], tmp_path / "prefect", "claims")
+
+    with pytest.raises(IncompleteError, match="claim ended"):
+        claiming()
