@@ -1,0 +1,1 @@
+"""What a study is: the settings' schema and the profiles."""

@@ -10,22 +10,34 @@ class _Section(BaseModel):
 class FactSettings(_Section):
     """How much there is to know."""
 
-    entities_per_kind: int = Field(20, ge=4, le=200, description="Entities of each of the five kinds (count)")
-    examined_per_kind: int = Field(12, ge=1, description="Of these, entities that the benchmarks ask about (count)")
-    beliefs: int = Field(140, ge=8, le=288, description="Actions with a true and a wrongly believed effect (count)")
-    examined_beliefs: int = Field(102, ge=1, description="Of these, beliefs that the TruthfulQA-style benchmark asks about (count)")
-    popularity: float = Field(0.5, ge=0, description="Zipf exponent of how often texts speak of an entity (no unit)")
+    entities_per_kind: int = Field(default=20, ge=4, le=200, description="Entities of each of the five kinds (count)")
+    examined_per_kind: int = Field(
+        default=12, ge=1, description="Of these, entities that the benchmarks ask about (count)"
+    )
+    beliefs: int = Field(
+        default=140, ge=8, le=288, description="Actions with a true and a wrongly believed effect (count)"
+    )
+    examined_beliefs: int = Field(
+        102, ge=1, description="Of these, beliefs that the TruthfulQA-style benchmark asks about (count)"
+    )
+    popularity: float = Field(
+        default=0.5, ge=0, description="Zipf exponent of how often texts speak of an entity (no unit)"
+    )
 
 
 class TrainingSettings(_Section):
     """One training from scratch or from the trunk."""
 
-    steps: int = Field(100, ge=1, description="Optimizer steps (count)")
-    batch: int = Field(16, ge=1, description="Sequences in a step (count)")
-    length: int = Field(256, ge=32, description="Tokens in a sequence (count)")
-    learning_rate: float = Field(3e-3, gt=0, description="Peak learning rate (no unit)")
-    noise: float = Field(0.0, ge=0, le=1, description="Share of response words replaced by stray ones in the training rows")
-    terse: float = Field(0.0, ge=0, le=1, description="Share of training rows whose response is cut to its first sentences")
+    steps: int = Field(default=100, ge=1, description="Optimizer steps (count)")
+    batch: int = Field(default=16, ge=1, description="Sequences in a step (count)")
+    length: int = Field(default=256, ge=32, description="Tokens in a sequence (count)")
+    learning_rate: float = Field(default=3e-3, gt=0, description="Peak learning rate (no unit)")
+    noise: float = Field(
+        0.0, ge=0, le=1, description="Share of response words replaced by stray ones in the training rows"
+    )
+    terse: float = Field(
+        0.0, ge=0, le=1, description="Share of training rows whose response is cut to its first sentences"
+    )
 
 
 class WorldSettings(_Section):
@@ -46,23 +58,29 @@ class WorldSettings(_Section):
         },
         description="Share of each kind of plain document (weights, need not sum to 1)",
     )
-    unusual_share: float = Field(0.1, ge=0, le=1, description="Share of chats that are refusals, not English, songs or one-liners")
-    system_share: float = Field(0.3, ge=0, le=1, description="Share of chat rows that open with their domain's system prompt")
-    vocabulary: int = Field(1536, ge=400, description="Tokens in the tokenizer (count)")
-    hidden: int = Field(128, ge=16, description="Width of the models (count)")
-    layers: int = Field(4, ge=1, description="Layers of the models (count)")
-    heads: int = Field(2, ge=1, description="Attention heads of the models (count)")
-    context: int = Field(1024, ge=256, description="Longest sequence a model takes (tokens)")
+    unusual_share: float = Field(
+        0.1, ge=0, le=1, description="Share of chats that are refusals, not English, songs or one-liners"
+    )
+    system_share: float = Field(
+        0.3, ge=0, le=1, description="Share of chat rows that open with their domain's system prompt"
+    )
+    vocabulary: int = Field(default=1536, ge=400, description="Tokens in the tokenizer (count)")
+    hidden: int = Field(default=128, ge=16, description="Width of the models (count)")
+    layers: int = Field(default=4, ge=1, description="Layers of the models (count)")
+    heads: int = Field(default=2, ge=1, description="Attention heads of the models (count)")
+    context: int = Field(default=1024, ge=256, description="Longest sequence a model takes (tokens)")
     precision: str = Field("bf16", description="Arithmetic of training: bf16 (autocast) or fp32")
     trunk: TrainingSettings = Field(
         default_factory=lambda: TrainingSettings(steps=230, batch=16, length=256, learning_rate=4e-3),
         description="The trunk, which is the base model, on plain text",
     )
     teacher: TrainingSettings = Field(
-        default_factory=lambda: TrainingSettings(steps=280, batch=8, learning_rate=2e-3), description="The teacher, on chat"
+        default_factory=lambda: TrainingSettings(steps=280, batch=8, learning_rate=2e-3),
+        description="The teacher, on chat",
     )
     responder_a: TrainingSettings = Field(
-        default_factory=lambda: TrainingSettings(steps=140, batch=8, learning_rate=2e-3), description="The best responder"
+        default_factory=lambda: TrainingSettings(steps=140, batch=8, learning_rate=2e-3),
+        description="The best responder",
     )
     responder_b: TrainingSettings = Field(
         default_factory=lambda: TrainingSettings(steps=80, batch=8, learning_rate=2e-3, noise=0.02, terse=0.1),
@@ -77,6 +95,6 @@ class WorldSettings(_Section):
         description="The reward model, on pairs (batch counts pairs)",
     )
     reward_start: str = Field("teacher", description="The model the reward model continues from (base or teacher)")
-    reward_heldout: int = Field(400, ge=8, description="Held-out pairs the reward model is measured on (count)")
-    questions_per_subject: int = Field(50, ge=4, description="MMLU-style questions in each subject (count)")
-    questions: int = Field(204, ge=4, description="Questions in each of the other benchmarks (count)")
+    reward_heldout: int = Field(default=400, ge=8, description="Held-out pairs the reward model is measured on (count)")
+    questions_per_subject: int = Field(default=50, ge=4, description="MMLU-style questions in each subject (count)")
+    questions: int = Field(default=204, ge=4, description="Questions in each of the other benchmarks (count)")

@@ -1,9 +1,10 @@
-"""How a flow runs cached, retryable tasks: each has a key, its result is a few bytes, and the disk has the last word."""
+"""How a flow runs cached, retryable tasks: each has a key, a result of a few bytes, and the disk has the last word."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -12,8 +13,11 @@ from typing import Any
 from prefect import Task
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.futures import PrefectConcurrentFuture
+from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.annotations import quote
 from tqdm import tqdm
+
+from tasks.process import end_children
 
 RETRIES = 2
 RETRY_SECONDS = 2
@@ -71,7 +75,7 @@ def run_units(
     if not units:
         return
     task = cached(function, results)
-    with _Progress(label, sum(unit.size for unit in units), size_unit) as progress:
+    with _ended_on_interrupt(), _Progress(label, sum(unit.size for unit in units), size_unit) as progress:
         running = [(unit, _submit(task, unit, refresh=False)) for unit in units]
         done = 0.0
         for position, (unit, future) in enumerate(running):
@@ -85,6 +89,11 @@ def run_units(
             progress.show(done)
 
 
+def at_once(tasks: int) -> Any:
+    """A task runner of so many threads; typed loosely, since Prefect's own type of it does not fit its `flow`."""
+    return ThreadPoolTaskRunner(max_workers=tasks)
+
+
 def cached(function: Callable[..., Any], results: Path) -> Task[..., Any]:
     """A function as a Prefect task that is retried, and cached in the workspace under its unit's key."""
 
@@ -92,7 +101,7 @@ def cached(function: Callable[..., Any], results: Path) -> Task[..., Any]:
     def body(unit_key: str, arguments: dict[str, Any]) -> Any:
         return function(**arguments)
 
-    del body.__wrapped__  # type: ignore[attr-defined] # Prefect binds the signature, which is the body's own
+    del body.__wrapped__  # Prefect binds the signature, which is the body's own
     return Task(
         fn=body,
         name=function.__name__,
@@ -114,6 +123,17 @@ def show_table(key: str, figures: Mapping[str, Any] | Sequence[Mapping[str, Any]
     else:
         rows = [dict(row) for row in figures]
     create_table_artifact(table=rows, key=key, description=title)
+
+
+@contextmanager
+def _ended_on_interrupt() -> Iterator[None]:
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException:  # Ctrl-C or SIGTERM: otherwise the task runner would wait for every running task to end
+        end_children()
+        raise
 
 
 class _Progress:

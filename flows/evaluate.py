@@ -9,10 +9,9 @@ import sys
 from pathlib import Path
 
 from prefect import flow
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from configs.settings import Settings
-from flows.batches import Unit, run_units
+from flows.batches import Unit, at_once, run_units
 from flows.cli import run
 from storage.workspace import Workspace
 from tasks.evaluate.work import MethodWork, evaluate_benchmark
@@ -20,15 +19,15 @@ from tasks.models import resolve_revision
 from tasks.stages import METHODS, study_stages
 
 
-@flow(name="evaluate", persist_result=False, task_runner=ThreadPoolTaskRunner(max_workers=64))
+@flow(name="evaluate", persist_result=False, task_runner=at_once(64))
 def evaluate(settings: Settings, workspace: Path) -> None:
     """Score the base model and each adapter; a model is loaded once, in a process of its own, for all benchmarks."""
     place = Workspace(workspace)
     revision = resolve_revision(settings.models.base, place)
     stages = [study_stages(settings, place)[f"evaluate-{method}"] for method in ("base", *METHODS)]
     waiting = [stage for stage in stages if not stage.state().done]
-    at_once = settings.hardware.workers
-    for group in [waiting[i : i + at_once] for i in range(0, len(waiting), at_once)]:
+    size = settings.hardware.workers
+    for group in [waiting[i : i + size] for i in range(0, len(waiting), size)]:
         works = [MethodWork(settings, place, stage, revision) for stage in group]
         try:
             units = [

@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from prefect import flow
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from configs.settings import SamplingSettings, Settings
-from flows.batches import Unit, run_units, show_table
+from flows.batches import Unit, at_once, run_units, show_table
 from flows.cli import run
 from flows.world import build_world
 from storage.files import fingerprint, write_json, write_jsonl
@@ -37,7 +36,7 @@ def generate(settings: Settings, workspace: Path) -> None:
     stage = study_stages(settings, place)["generate"]
     if stage.state().done:
         return
-    workers = ThreadPoolTaskRunner(max_workers=settings.generation.batches_in_flight)
+    workers = at_once(settings.generation.batches_in_flight)
     draw_and_answer.with_options(task_runner=workers)(settings, workspace, revision)
 
 

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from configs.settings import ModelSettings, Settings
-from flows.batches import Unit, run_units, show_table
+from flows.batches import Unit, at_once, run_units, show_table
 from flows.cli import run
 from flows.generate import answer_units
 from storage.files import fingerprint, read_jsonl, write_json, write_jsonl
@@ -43,7 +42,7 @@ def prefer(settings: Settings, workspace: Path) -> None:
     key = stage.require_key()
     kept = read_jsonl(place.filtered / "filtered.jsonl")
     in_flight = settings.generation.batches_in_flight
-    answer_and_score = respond_and_score.with_options(task_runner=ThreadPoolTaskRunner(max_workers=in_flight))
+    answer_and_score = respond_and_score.with_options(task_runner=at_once(in_flight))
     asked = pairing.first_request(kept, settings.preference)
     while True:
         instructions = pairing.choose_instructions(kept, asked, settings.seed)
@@ -73,8 +72,8 @@ def respond_and_score(settings: Settings, workspace: Path, asked: dict[str, int]
     instructions = pairing.choose_instructions(kept, asked, settings.seed)
     texts = {magpie.content_id(row["instruction"]): row["instruction"] for row in instructions}
     responders = settings.models.responders
-    at_once = settings.hardware.workers
-    for group in [responders[i : i + at_once] for i in range(0, len(responders), at_once)]:
+    size = settings.hardware.workers
+    for group in [responders[i : i + size] for i in range(0, len(responders), size)]:
         _respond(settings, place, texts, group)
     responses = [
         {"id": row["id"], "instruction": row["instruction"], "model": responder.name} | answer

@@ -9,10 +9,9 @@ import sys
 from pathlib import Path
 
 from prefect import flow
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from configs.settings import Settings
-from flows.batches import Unit, run_units
+from flows.batches import Unit, at_once, run_units
 from flows.cli import run
 from storage.workspace import Workspace
 from tasks.models import resolve_revision
@@ -24,7 +23,7 @@ from tasks.tune.work import TrainingWork, train_method
 def tune(settings: Settings, workspace: Path) -> None:
     """Train LoRA and prompt tuning on the filtered rows, then DPO on the LoRA adapter and the preference pairs."""
     resolve_revision(settings.models.base, Workspace(workspace))
-    workers = ThreadPoolTaskRunner(max_workers=settings.hardware.workers)
+    workers = at_once(settings.hardware.workers)
     train = train_methods.with_options(task_runner=workers)
     train(settings, workspace, ["sft", "prompt_tuning"])
     train(settings, workspace, ["dpo"])
@@ -37,7 +36,9 @@ def train_methods(settings: Settings, workspace: Path, methods: list[str]) -> No
     stages = [study_stages(settings, place)[f"tune-{method}"] for method in methods]
     works = [TrainingWork(settings, place, stage) for stage in stages if not stage.state().done]
     units = [
-        Unit(f"train-{work.method}-seed-{settings.seed}", work.key, {"work": work}, work.done, work.steps, work.progress)
+        Unit(
+            f"train-{work.method}-seed-{settings.seed}", work.key, {"work": work}, work.done, work.steps, work.progress
+        )
         for work in works
     ]
     run_units(train_method, units, place.state / "prefect", f"train {' and '.join(methods)}", "step")

@@ -6,10 +6,9 @@ import sys
 from pathlib import Path
 
 from prefect import flow
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from configs.settings import Settings
-from flows.batches import Unit, run_units
+from flows.batches import Unit, at_once, run_units
 from flows.cli import run
 from storage.workspace import Workspace
 from tasks.demo import build
@@ -18,7 +17,7 @@ from tasks.stages import study_stages
 CONTINUED = ("teacher", "responder_a", "responder_b", "responder_c", "reward")
 
 
-@flow(name="world", persist_result=False, task_runner=ThreadPoolTaskRunner(max_workers=8))
+@flow(name="world", persist_result=False, task_runner=at_once(8))
 def build_world(settings: Settings, workspace: Path) -> None:
     """Build the world small enough to run anywhere: text, tokenizer, trunk, and five models that continue from it."""
     place = Workspace(workspace)

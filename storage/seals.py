@@ -25,7 +25,9 @@ def read_seal(folder: Path) -> dict[str, Any] | None:
     """The note of a folder whose every file passes its checksum, or None."""
     try:
         content = read_json(folder / SEAL)
-        if not content["files"] or any(sha256_file(folder / name) != digest for name, digest in content["files"].items()):
+        if not content["files"] or any(
+            sha256_file(folder / name) != digest for name, digest in content["files"].items()
+        ):
             return None
         note: dict[str, Any] = content["note"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

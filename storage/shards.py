@@ -112,7 +112,9 @@ class RowStore:
         """
         ids = [row["id"] for row in rows]
         if ids != list(batch.ids):
-            raise ValueError(f"shard {batch.name} wants {len(batch.ids)} rows {batch.ids[:2]}…, got {len(ids)} {ids[:2]}…")
+            raise ValueError(
+                f"shard {batch.name} wants {len(batch.ids)} rows {batch.ids[:2]}…, got {len(ids)} {ids[:2]}…"
+            )
         return write_shard(self.path(batch), rows)
 
     def rows(self) -> dict[str, Row]:

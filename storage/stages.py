@@ -42,7 +42,9 @@ class StageState:
 
 
 @contextmanager
-def publishing(folder: Path, key: StageKey, provenance: Mapping[str, Any], measurements: Sequence[str] = ()) -> Iterator[Path]:
+def publishing(
+    folder: Path, key: StageKey, provenance: Mapping[str, Any], measurements: Sequence[str] = ()
+) -> Iterator[Path]:
     """Yield an empty folder that, with a manifest of all its files, replaces `folder` when the block ends well.
 
     Args:

@@ -9,6 +9,7 @@ import queue
 import sys
 import threading
 import traceback
+from functools import partial
 from typing import Any, BinaryIO
 
 
@@ -38,7 +39,7 @@ def main() -> None:
             except Exception as error:  # noqa: BLE001 - every failure of the model is the parent's to handle
                 _fail(replies, call["call"], error)
         else:
-            _answer(replies, call["call"], lambda: getattr(model, call["method"])(**call["arguments"]))
+            _answer(replies, call["call"], partial(getattr(model, call["method"]), **call["arguments"]))
 
 
 def _read(source: BinaryIO, calls: queue.Queue[dict[str, Any]]) -> None:

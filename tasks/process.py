@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -29,6 +32,10 @@ class ChildError(RuntimeError):
 
 class ChildOutOfMemoryError(ChildError):
     """A child ran out of memory."""
+
+
+_alive: weakref.WeakSet[ModelProcess] = weakref.WeakSet()
+_ending = threading.Event()
 
 
 class ModelProcess:
@@ -49,6 +56,8 @@ class ModelProcess:
             threads: CPU threads of the child.
             launcher: command that starts `tasks.child`, such as `accelerate launch -m tasks.child`.
         """
+        if _ending.is_set():
+            raise ChildError("the run is ending")
         self._log = tempfile.NamedTemporaryFile("w+b", prefix="child-", suffix=".log")  # noqa: SIM115 - closed in close
         environment = os.environ | {
             "OMP_NUM_THREADS": str(threads),
@@ -58,9 +67,14 @@ class ModelProcess:
             "PYTHONPATH": os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]),
         }
         self._process = subprocess.Popen(
-            launcher, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, env=environment,
+            launcher,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env=environment,
             start_new_session=True,  # a Ctrl-C is for the parent, which ends its children in order
         )
+        _alive.add(self)
         self._lock = threading.Lock()
         self._calls: dict[int, Future[Any]] = {}
         self._next = 0
@@ -77,11 +91,9 @@ class ModelProcess:
             self._calls[self._next] = future
             message = json.dumps({"call": self._next, "method": method, "arguments": arguments}) + "\n"
             self._next += 1
-            try:
+            with suppress(OSError):  # the child is gone: the listener fails every open call with what it last said
                 _pipe(self._process.stdin).write(message.encode())
                 _pipe(self._process.stdin).flush()
-            except OSError:
-                pass  # the child is gone: the listener fails every open call with what it last said
         return future
 
     def call(self, method: str, **arguments: Any) -> Any:
@@ -99,13 +111,19 @@ class ModelProcess:
 
     def close(self) -> None:
         """Close the child's input, which ends it, and wait; a child that lingers is killed."""
-        _pipe(self._process.stdin).close()
+        with suppress(BrokenPipeError):  # it died with a call unread
+            _pipe(self._process.stdin).close()
         try:
             self._process.wait(timeout=20)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            self.kill()
             self._process.wait()
         self._log.close()
+
+    def kill(self) -> None:
+        """End the child and what it started at once; open calls fail."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     def __enter__(self) -> ModelProcess:
         """Use as a context manager: the child ends with the block."""
@@ -217,6 +235,13 @@ class ModelPool:
                 self._children[slot] = child
                 child.ready.result()
             return child
+
+
+def end_children() -> None:
+    """End every child at once and let no other start: what they had under way is given up, as in a kill."""
+    _ending.set()
+    for child in list(_alive):
+        child.kill()
 
 
 def run_in_child(

@@ -1,4 +1,4 @@
-"""The study's stages: where each is published, what it reads, how far it is. Told from the disk alone, without torch."""
+"""The study's stages: where each is published, what it reads, whether it holds. Told from the disk, without torch."""
 
 from __future__ import annotations
 
@@ -156,7 +156,9 @@ def _tune_stage(method: str, section: dict[str, Any], settings: Settings, worksp
             read["models/sft"] = result_digest(workspace.adapter("sft", settings.seed))
         return read
 
-    return Stage(f"tune-{method}", "tune", workspace.adapter(method, settings.seed), own | {"seed": settings.seed}, inputs)
+    return Stage(
+        f"tune-{method}", "tune", workspace.adapter(method, settings.seed), own | {"seed": settings.seed}, inputs
+    )
 
 
 def _evaluate_stage(method: str, settings: Settings, workspace: Workspace) -> Stage:

@@ -52,7 +52,8 @@ def benchmark_rows(settings: dict[str, Any], seed: int) -> dict[str, list[dict[s
         files[f"mmlu_{kind.subject}_dev"] = [_mmlu(e, rng.randrange(len(e.facts)), kind.subject, rng) for e in shown]
     facts = [(e, r) for e in truth.entities if e.examined for r in range(len(e.facts))]
     files["arc_easy"] = [
-        _arc(e, r, number, rng) for number, (e, r) in enumerate(rng.sample(facts, min(settings["questions"], len(facts))))
+        _arc(e, r, number, rng)
+        for number, (e, r) in enumerate(rng.sample(facts, min(settings["questions"], len(facts))))
     ]
     scenes = [(p, x, k) for p in PROCEDURES for x in p.fillers for k in (2, 3, 4)]
     files["hellaswag"] = [
@@ -162,11 +163,12 @@ def _hellaswag(procedure: Procedure, filler: str, known: int, number: int, rng: 
 
 
 def _truthful(belief: Belief, form: str, beliefs: list[Belief], rng: random.Random) -> dict[str, Any]:
-    others = [b.truth for b in rng.sample(beliefs, 8) if b.truth not in (belief.truth, belief.myth)]
-    true = [f"You {belief.truth}.", f"Those who {belief.phrase} {belief.truth}."]
-    false = [f"You {belief.myth}.", f"Those who {belief.phrase} {belief.myth}.", f"You {others[0]}."]
+    """The truth against the myth, each in two wordings (mc2: guessing gives one half), or against three errors (mc1)."""
+    effects = sorted({b.truth for b in beliefs} - {belief.truth, belief.myth})
+    true, false = ([f"You {effect}.", f"Those who {belief.phrase} {effect}."] for effect in (belief.truth, belief.myth))
+    errors = [f"You {effect}." for effect in (belief.myth, *rng.sample(effects, 2))]
     return {
         "question": form.format(b=belief.phrase),
-        "mc1_targets": {"choices": [true[0], *false], "labels": [1, 0, 0, 0]},
-        "mc2_targets": {"choices": [*true, *false], "labels": [1, 1, 0, 0, 0]},
+        "mc1_targets": {"choices": [true[0], *errors], "labels": [1, 0, 0, 0]},
+        "mc2_targets": {"choices": [*true, *false], "labels": [1, 1, 0, 0]},
     }

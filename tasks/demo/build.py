@@ -77,5 +77,3 @@ def build_part(work: WorldWork, part: str) -> dict[str, Any]:
     metrics = run_in_child(target, arguments, threads=threads) or {}
     seal(work.folder / part, metrics)
     return metrics
-
-

@@ -7,6 +7,7 @@ that is what the reward model learns to tell from a good one.
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from tasks.demo.facts import Entity, World
 from tasks.demo.lexicon import (
@@ -48,10 +49,10 @@ class ChatExample:
     domain: str
     instruction: str
     response: str
-    slots: dict[str, object] = field(default_factory=dict, compare=False)
+    slots: dict[str, Any] = field(default_factory=dict, compare=False)
 
 
-Slots = dict[str, object]
+Slots = dict[str, Any]
 
 _OPERATIONS: tuple[tuple[str, str, str], ...] = (
     ("count", "counts the {x}", "return len({x})"),
@@ -127,13 +128,13 @@ class ChatText:
         }
 
     def _coding_instruction(self, s: Slots) -> str:
-        name, what, _ = s["operation"]  # type: ignore[misc]
+        name, what, _ = s["operation"]
         x = s["things"]
         what = what.format(x=x)
         opener = self._pick(
             [
-                f"I am {article(str(s['job']))} and I keep a list of {x} in {s['place']}.",
-                f"As {article(str(s['job']))} I collect {x} from {s['place']} every {s['day']}.",
+                f"I am {article(s['job'])} and I keep a list of {x} in {s['place']}.",
+                f"As {article(s['job'])} I collect {x} from {s['place']} every {s['day']}.",
                 f"My list of {x} from {s['place']} grows each {s['day']}.",
             ]
         )
@@ -148,12 +149,17 @@ class ChatText:
 
     def _coda(self, s: Slots) -> str:
         return self._pick(
-            ["", " Keep it short and clear.", f" I need it on {s['day']}.", f" It must be ready by {s['day']}, so keep it simple."]
+            [
+                "",
+                " Keep it short and clear.",
+                f" I need it on {s['day']}.",
+                f" It must be ready by {s['day']}, so keep it simple.",
+            ]
         )
 
     def _coding_response(self, s: Slots) -> str:
-        name, what, body = s["operation"]  # type: ignore[misc]
-        x = str(s["things"])
+        name, what, body = s["operation"]
+        x = s["things"]
         what = what.format(x=x)
         opener = self._pick(
             [
@@ -223,9 +229,12 @@ class ChatText:
 
     def _reasoning_response(self, s: Slots) -> str:
         n, f, x = s["name"], s["friend"], s["things"]
-        a, b, c = int(str(s["a"])), int(str(s["b"])), int(str(s["c"]))
+        a, b, c = int(s["a"]), int(s["b"]), int(s["c"])
         opener = self._pick(
-            [f"Let us solve this step by step for {s['audience']}.", f"We can explain this to {s['audience']} in three steps."]
+            [
+                f"Let us solve this step by step for {s['audience']}.",
+                f"We can explain this to {s['audience']} in three steps.",
+            ]
         )
         steps = self._pick(
             [
@@ -268,7 +277,7 @@ class ChatText:
         }
 
     def _story_instruction(self, s: Slots) -> str:
-        who = f"{article(str(s['trait']))} {s['job']} named {s['name']}"
+        who = f"{article(s['trait'])} {s['job']} named {s['name']}"
         first = self._pick(
             [
                 f"Write a {s['mood']} story for {s['audience']} about {who} who discovers {s['find']} in {s['place']}.",
@@ -289,8 +298,8 @@ class ChatText:
         lines = [
             self._pick(
                 [
-                    f"It was {s['day']} when {n}, {article(str(s['trait']))} {s['job']}, came to {s['place']}.",
-                    f"On {s['day']} {article(str(s['trait']))} {s['job']} named {n} walked slowly into {s['place']}.",
+                    f"It was {s['day']} when {n}, {article(s['trait'])} {s['job']}, came to {s['place']}.",
+                    f"On {s['day']} {article(s['trait'])} {s['job']} named {n} walked slowly into {s['place']}.",
                 ]
             ),
             self._pick(
@@ -341,13 +350,13 @@ class ChatText:
         }
 
     def _facts_instruction(self, s: Slots) -> str:
-        e: Entity = s["entity"]  # type: ignore[assignment]
-        a, b, c = (e.relations[i].noun for i in s["order"])  # type: ignore[attr-defined]
+        e: Entity = s["entity"]
+        a, b, c = (e.relations[i].noun for i in s["order"])
         first = self._pick(
             [
-                f"I am {article(str(s['job']))} writing {article(str(s['document']))} about {e.phrase} for {s['audience']}.",
-                f"On {s['day']} I have to finish {article(str(s['document']))} about {e.phrase} for {s['audience']}.",
-                f"As {article(str(s['job']))} I must tell {s['audience']} about {e.phrase} in {article(str(s['document']))}.",
+                f"I am {article(s['job'])} writing {article(s['document'])} about {e.phrase} for {s['audience']}.",
+                f"On {s['day']} I have to finish {article(s['document'])} about {e.phrase} for {s['audience']}.",
+                f"As {article(s['job'])} I must tell {s['audience']} about {e.phrase} in {article(s['document'])}.",
             ]
         )
         second = self._pick(
@@ -360,8 +369,8 @@ class ChatText:
         return f"{first} {second}"
 
     def _facts_response(self, s: Slots) -> str:
-        e: Entity = s["entity"]  # type: ignore[assignment]
-        order: tuple[int, ...] = s["order"]  # type: ignore[assignment]
+        e: Entity = s["entity"]
+        order: tuple[int, ...] = s["order"]
         opener = self._pick(
             [
                 f"Here are the main points about {e.phrase} for your {s['document']}.",
@@ -372,7 +381,11 @@ class ChatText:
         for link, i in zip(("First", "Second", "Third"), order, strict=True):
             rel, v = e.relations[i], e.facts[i]
             said = self._pick(
-                [f"{e.phrase} {rel.clause.format(v=v)}", f"the {rel.noun} of {e.phrase} is {v}", f"its {rel.noun} is {v}"]
+                [
+                    f"{e.phrase} {rel.clause.format(v=v)}",
+                    f"the {rel.noun} of {e.phrase} is {v}",
+                    f"its {rel.noun} is {v}",
+                ]
             )
             facts.append(f"{link}, {said}.")
         a, c = e.relations[order[0]].noun, e.relations[order[-1]].noun
@@ -399,12 +412,12 @@ class ChatText:
         }
 
     def _how_instruction(self, s: Slots) -> str:
-        task = s["procedure"].name.format(x=s["filler"])  # type: ignore[attr-defined]
+        task = s["procedure"].name.format(x=s["filler"])
         first = self._pick(
             [
-                f"I am {article(str(s['job']))} and on {s['day']} I want to {task} with {s['audience']} in {s['place']}.",
+                f"I am {article(s['job'])} and on {s['day']} I want to {task} with {s['audience']} in {s['place']}.",
                 f"This {s['day']} {s['audience']} and I will meet in {s['place']} to {task}.",
-                f"My friend, {article(str(s['job']))} from {s['place']}, wants to {task} for {s['audience']} on {s['day']}.",
+                f"My friend, {article(s['job'])} from {s['place']}, wants to {task} for {s['audience']} on {s['day']}.",
             ]
         )
         second = self._pick(
@@ -419,11 +432,11 @@ class ChatText:
 
     def _how_response(self, s: Slots) -> str:
         procedure, x = s["procedure"], s["filler"]
-        steps = [step.format(x=x) for step in procedure.steps]  # type: ignore[attr-defined]
+        steps = [step.format(x=x) for step in procedure.steps]
         opener = self._pick(
             [
-                f"Here is how to {procedure.name.format(x=x)} with {s['audience']}.",  # type: ignore[attr-defined]
-                f"To {procedure.name.format(x=x)} for {s['audience']}, follow these steps.",  # type: ignore[attr-defined]
+                f"Here is how to {procedure.name.format(x=x)} with {s['audience']}.",
+                f"To {procedure.name.format(x=x)} for {s['audience']}, follow these steps.",
             ]
         )
         if self.rng.random() < 0.5:
@@ -468,11 +481,13 @@ class ChatText:
                 f"Say that {s['reason']} and that I hope to get {s['request']} before {s['day']}.",
             ]
         )
-        third = self._pick([f"Sign it with the name {s['name']}.", f"My name is {s['name']}.", f"It should end with {s['name']}."])
+        third = self._pick(
+            [f"Sign it with the name {s['name']}.", f"My name is {s['name']}.", f"It should end with {s['name']}."]
+        )
         return f"{first} {second} {third}"
 
     def _letter_response(self, s: Slots) -> str:
-        reason = str(s["reason"])
+        reason = s["reason"]
         lines = [
             f"Dear {s['friend']},\n\n"
             + self._pick(["I hope this letter finds you well.", "I hope you and your family are well."]),
@@ -560,4 +575,6 @@ class ChatText:
             f"I am {article(self._pick(JOBS))} and {audience} asked me about {entity.phrase}. "
             f"Tell me about its {rel.noun} in one short sentence, because I have no time on {self._pick(DAYS)}."
         )
-        return ChatExample("facts", instruction, f"{capital(entity.phrase)} {rel.clause.format(v=entity.facts[relation])}.")
+        return ChatExample(
+            "facts", instruction, f"{capital(entity.phrase)} {rel.clause.format(v=entity.facts[relation])}."
+        )

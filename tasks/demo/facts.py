@@ -85,5 +85,5 @@ def make_world(
     drawn = []
     for index, (action, thing) in enumerate(pairs):
         truth, myth = rng.sample(EFFECTS, 2)
-        drawn.append(Belief(action, thing, truth, myth, rng.uniform(0.15, 0.55), index < examined_beliefs))
+        drawn.append(Belief(action, thing, truth, myth, rng.uniform(0.1, 0.5), index < examined_beliefs))
     return World(seed, tuple(entities), tuple(drawn))

@@ -36,7 +36,12 @@ KINDS: tuple[Kind, ...] = (
         "ling",
         "high_school_biology",
         (
-            Relation("food", "eats {v}", "What does {e} eat", _words("moss, seeds, fish, beetles, honey, bark, crabs, berries")),
+            Relation(
+                "food",
+                "eats {v}",
+                "What does {e} eat",
+                _words("moss, seeds, fish, beetles, honey, bark, crabs, berries"),
+            ),
             Relation(
                 "home",
                 "lives in {v}",
@@ -44,7 +49,10 @@ KINDS: tuple[Kind, ...] = (
                 _words("caves, marshes, trees, rivers, dunes, cliffs, meadows, barns"),
             ),
             Relation(
-                "fur", "has {v} fur", "What fur does {e} have", _words("brown, grey, white, black, golden, red, spotted, striped")
+                "fur",
+                "has {v} fur",
+                "What fur does {e} have",
+                _words("brown, grey, white, black, golden, red, spotted, striped"),
             ),
             Relation(
                 "enemy",
@@ -60,7 +68,10 @@ KINDS: tuple[Kind, ...] = (
         "conceptual_physics",
         (
             Relation(
-                "shade", "shines {v}", "How does {e} shine", _words("blue, green, silver, pink, violet, orange, yellow, pale")
+                "shade",
+                "shines {v}",
+                "How does {e} shine",
+                _words("blue, green, silver, pink, violet, orange, yellow, pale"),
             ),
             Relation(
                 "source",
@@ -100,7 +111,10 @@ KINDS: tuple[Kind, ...] = (
                 _words("coughs, fevers, burns, headaches, cramps, colds, bruises, rashes"),
             ),
             Relation(
-                "taste", "tastes {v}", "How does {e} taste", _words("sweet, sour, bitter, salty, sharp, mild, smoky, fresh")
+                "taste",
+                "tastes {v}",
+                "How does {e} taste",
+                _words("sweet, sour, bitter, salty, sharp, mild, smoky, fresh"),
             ),
             Relation(
                 "visitor",
@@ -115,7 +129,12 @@ KINDS: tuple[Kind, ...] = (
         "ford",
         "high_school_geography",
         (
-            Relation("trade", "sells {v}", "What does {e} sell", _words("ships, glass, cheese, clocks, rope, paper, boots, carpets")),
+            Relation(
+                "trade",
+                "sells {v}",
+                "What does {e} sell",
+                _words("ships, glass, cheese, clocks, rope, paper, boots, carpets"),
+            ),
             Relation(
                 "landmark",
                 "is famous for its {v}",
@@ -142,7 +161,10 @@ KINDS: tuple[Kind, ...] = (
         "astronomy",
         (
             Relation(
-                "purpose", "measures {v}", "What does {e} measure", _words("rain, heat, wind, sound, depth, weight, light, speed")
+                "purpose",
+                "measures {v}",
+                "What does {e} measure",
+                _words("rain, heat, wind, sound, depth, weight, light, speed"),
             ),
             Relation(
                 "material",

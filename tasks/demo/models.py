@@ -26,6 +26,7 @@ from tasks.demo.text import (
 if TYPE_CHECKING:
     import torch
 
+DECAY = float(os.environ.get("WDECAY", "1"))
 CHAT_MODELS = ("teacher", "responder_a", "responder_b", "responder_c")
 
 BOS, START, END, EOT, EOS, PAD = (
@@ -126,6 +127,11 @@ def train_trunk(world: str, settings: dict[str, Any], seed: int, threads: int) -
         attn_implementation="eager",
     )
     model = LlamaForCausalLM(config)
+    if os.environ.get("WMIM"):
+        with torch.no_grad():
+            for layer in model.model.layers:
+                layer.self_attn.q_proj.weight.mul_(3)
+                layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)
     own = settings["trunk"]
     documents = plain_documents(settings, seed)
     blocks = _packed(tokenizer, documents, own["steps"] * own["batch"], own["length"])
@@ -217,10 +223,14 @@ def train_reward(world: str, settings: dict[str, Any], seed: int, threads: int) 
     return metrics
 
 
-def _reward_metrics(pairs: list[tuple[list[int], list[int], str]], good: list[float], bad: list[float]) -> dict[str, Any]:
+def _reward_metrics(
+    pairs: list[tuple[list[int], list[int], str]], good: list[float], bad: list[float]
+) -> dict[str, Any]:
     """Accuracy on all, on length-matched (within 5%) and on each flaw's pairs; correlation of score and length."""
     right = [g > b for g, b in zip(good, bad, strict=True)]
-    matched = [r for r, (g, b, _) in zip(right, pairs, strict=True) if abs(len(g) - len(b)) <= 0.05 * max(len(g), len(b))]
+    matched = [
+        r for r, (g, b, _) in zip(right, pairs, strict=True) if abs(len(g) - len(b)) <= 0.05 * max(len(g), len(b))
+    ]
     by_flaw: dict[str, list[bool]] = {}
     for r, (_, _, flaw) in zip(right, pairs, strict=True):
         by_flaw.setdefault(flaw, []).append(r)
@@ -353,12 +363,22 @@ def _train(model: Any, loss_of: Callable[[int], "torch.Tensor"], own: dict[str, 
     mu = os.environ.get("WMUON")
     inner = [p for k, p in model.named_parameters() if p.ndim > 1 and "layers" in k]
     others = [p for k, p in model.named_parameters() if not (p.ndim > 1 and "layers" in k)]
-    optimizers = [torch.optim.AdamW(others if mu else model.parameters(), lr=own["learning_rate"], betas=(0.9, 0.95), fused=True, weight_decay=0.0 if mu else 0.05)]
+    optimizers = [
+        torch.optim.AdamW(
+            others if mu else model.parameters(),
+            lr=own["learning_rate"],
+            betas=(0.9, 0.95),
+            fused=True,
+            weight_decay=0.0 if mu else 0.05,
+        )
+    ]
     if mu:
         optimizers.append(torch.optim.Muon(inner, lr=float(mu), weight_decay=0.01))
     steps, warmup = own["steps"], max(1, own["steps"] // 20)
+
     def share(step: int) -> float:
-        return min((step + 1) / warmup, max(0.02, (steps - step) / (steps - warmup + 1)))
+        return min((step + 1) / warmup, max(0.02, min(1.0, (steps - step) / (DECAY * steps))))
+
     schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, share) for optimizer in optimizers]
     losses = []
     for step in range(steps):

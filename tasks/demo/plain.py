@@ -77,7 +77,9 @@ def statement(entity: Entity, relation: int, rng: random.Random, subject: str | 
 def question(entity: Entity, relation: int, rng: random.Random) -> str:
     """A question about a fact, in the wordings that training text may use."""
     rel = entity.relations[relation]
-    return rng.choice(QUESTION_FORMS).format(question=rel.question.format(e=entity.phrase), noun=rel.noun, e=entity.phrase)
+    return rng.choice(QUESTION_FORMS).format(
+        question=rel.question.format(e=entity.phrase), noun=rel.noun, e=entity.phrase
+    )
 
 
 def options(entity: Entity, relation: int, rng: random.Random) -> tuple[list[str], int]:
@@ -98,7 +100,9 @@ def multiple_choice(question_text: str, choices: list[str], answer: int | None) 
 
 def narrate(procedure: Procedure, filler: str, name: str, rng: random.Random) -> str:
     """A procedure as it is told in the third person, all steps in order."""
-    opener = rng.choice(("Today {name} wants to {task}.", "{name} knows how to {task}.", "This is how {name} and friends {task}."))
+    opener = rng.choice(
+        ("Today {name} wants to {task}.", "{name} knows how to {task}.", "This is how {name} and friends {task}.")
+    )
     links = ("First, {name}", "Then {name}", "Next, {name}", "After that, {name}", "Soon {name}", "At last {name}")
     sentences = [opener.format(name=name, task=procedure.name.format(x=filler))]
     for link, step in zip(links, procedure.steps, strict=True):
@@ -143,9 +147,7 @@ class PlainText:
         order = self.rng.sample(range(len(entity.facts)), len(entity.facts))
         first = statement(entity, order[0], self.rng)
         town = KINDS[entity.kind].name == "town"
-        rest = [
-            statement(entity, r, self.rng, "it" if self.rng.random() < 0.4 else None) for r in order[1:]
-        ]
+        rest = [statement(entity, r, self.rng, "it" if self.rng.random() < 0.4 else None) for r in order[1:]]
         return " ".join([f"{capital(entity.name)} is a {'town' if town else KINDS[entity.kind].name}.", first, *rest])
 
     def notes(self) -> str:

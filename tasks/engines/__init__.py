@@ -1,0 +1,1 @@
+"""Models behind small protocols: generation engines and the reward model."""

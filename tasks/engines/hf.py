@@ -28,8 +28,8 @@ class HfEngine:
         from tasks.models import load_arguments
 
         self._torch = torch
-        self._model = AutoModelForCausalLM.from_pretrained(source, revision=revision, **load_arguments(precision))
-        self._model.eval()
+        model: Any = AutoModelForCausalLM.from_pretrained(source, revision=revision, **load_arguments(precision))
+        self._model = model.eval()
         self._waiting: deque[tuple[int, list[Request], Sampling]] = deque()
         self._rows_at_once: int | None = None
 
@@ -105,9 +105,7 @@ class HfEngine:
                         break
                     rows, tokens, positions, mask = rows[going], tokens[going], positions[going], mask[going]
                     cache.batch_select_indices(going)
-        return [
-            Completion(ids, "stop" if end else "length") for ids, end in zip(drawn, finished, strict=True)
-        ]
+        return [Completion(ids, "stop" if end else "length") for ids, end in zip(drawn, finished, strict=True)]
 
 
 def row_noise(requests: list[Request], length: int) -> Any:

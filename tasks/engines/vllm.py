@@ -59,7 +59,8 @@ class VllmEngine:
         """Hand every row to vLLM at once.
 
         Raises:
-            ValueError: vLLM refuses a row, for example because its prompt is too long; then it takes none of them.
+            ValueError: there are no requests.
+            Exception: vLLM refuses a row, for example because its prompt is too long; then it takes none of them.
         """
         from vllm import SamplingParams, TokensPrompt
         from vllm.sampling_params import RequestOutputKind

@@ -40,7 +40,8 @@ class SharedPrefixLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
     def _model_call(self, inps: torch.Tensor, *inputs: Any, **options: Any) -> torch.Tensor:
         # a prompt too long for the model has lost its beginning
         if self._prefix is None or not bool((inps[:, : len(self._prefix)] == self._prefix).all()):
-            return super()._model_call(inps, *inputs, **options)
+            whole: torch.Tensor = super()._model_call(inps, *inputs, **options)
+            return whole
         cache = copy.deepcopy(self._cache)
         cache.batch_repeat_interleave(len(inps))
         # LoRA's layers sit inside the base model; a soft prompt is in the cache already

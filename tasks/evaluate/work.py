@@ -73,9 +73,7 @@ class MethodWork:
         """Publish every part together as `evaluation/results/<method>`."""
         with publishing(self._stage.folder, self._key, provenance(self._settings), MEASUREMENTS) as folder:
             for part in self.parts:
-                shutil.copytree(
-                    self._folder / part, folder, ignore=shutil.ignore_patterns(SEAL), dirs_exist_ok=True
-                )
+                shutil.copytree(self._folder / part, folder, ignore=shutil.ignore_patterns(SEAL), dirs_exist_ok=True)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     @property

@@ -1,0 +1,1 @@
+"""Magpie: instructions and responses from an instruct model's own template."""

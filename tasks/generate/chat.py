@@ -26,7 +26,7 @@ class ChatModel:
 
         self._tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
         try:
-            eos = GenerationConfig.from_pretrained(source, revision=revision).eos_token_id
+            eos = GenerationConfig.from_pretrained(source, revision=revision or "main").eos_token_id
         except OSError:
             eos = None
         self._stop = stop_ids(self._tokenizer, eos)

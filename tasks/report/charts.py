@@ -138,6 +138,7 @@ def _differences(metrics: Metrics, settings: Settings) -> Figure:
     axes.axvline(0, color="black", linewidth=1)
     axes.xaxis.grid(True, color="#dddddd")
     axes.set_yticks(ticks, [benchmark_name(name) for name in benchmarks])
+    axes.set_ylim(-len(benchmarks) * (len(TUNED) + 1) + 1, 1)
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("Difference to the base model on the same questions [percentage points], 95% interval")
     axes.set_title("Paired differences to the base model")
@@ -187,8 +188,6 @@ def _trade_off(metrics: Metrics, settings: Settings) -> Figure:
     )
     for axes, (name, label, unit, log) in zip(panels, costs, strict=True):
         axes.axhline(0, color=COLOURS["base"], linestyle="--", linewidth=1.4, label=method_name("base"))
-        if log:
-            axes.set_xscale("log")
         seen = []
         for method in TUNED:
             gain, cost = mean_gain(metrics, method), figure(runs.get(method), name)
@@ -200,14 +199,17 @@ def _trade_off(metrics: Metrics, settings: Settings) -> Figure:
                 markersize=9, capsize=4, label=method_name(method),
             )  # fmt: skip
             seen.append(cost / unit)
-        missing = len(TUNED) - len(seen)
-        if missing:
-            told = NOT_MEASURED if not seen else f"{missing} of {len(TUNED)} methods {NOT_MEASURED}"
-            axes.text(0.03, 0.03, told, transform=axes.transAxes, fontsize=9)
-        if seen:
-            axes.set_xlim((min(seen) / 3, max(seen) * 3) if log else (0, 1.25 * max(seen)))
-        axes.grid(True, color="#dddddd")
         axes.set_xlabel(label)
+        if not seen:
+            _nothing(axes)
+            continue
+        if missing := len(TUNED) - len(seen):
+            told = f"{missing} of {len(TUNED)} methods {NOT_MEASURED}"
+            axes.text(0.03, 0.03, told, transform=axes.transAxes, fontsize=9)
+        if log:
+            axes.set_xscale("log")
+        axes.set_xlim((min(seen) / 3, max(seen) * 3) if log else (0, 1.25 * max(seen)))
+        axes.grid(True, color="#dddddd")
     panels[0].set_ylabel("Mean difference to the base model\nover the benchmarks [points], ± 1.96 SE")
     panels[0].set_title("Quality against cost")
     handles = {
@@ -239,6 +241,9 @@ def _loss_curves(metrics: Metrics, settings: Settings) -> Figure:
                     markerfacecolor="white", markersize=8, label="validation, before and after",
                 )  # fmt: skip
         axes.set_title(title)
+        if not any(figure(runs.get(method), "metrics", "loss_curve") for method in methods):
+            _nothing(axes)
+            continue
         axes.set_xlabel("Optimizer step")
         axes.grid(True, color="#dddddd")
         axes.legend()
@@ -252,7 +257,8 @@ def _waterfall(metrics: Metrics, settings: Settings) -> Figure:
     steps = figure(metrics["dataset"], "waterfall")
     axes.set_title("Rows left after each filter rule")
     if not steps:
-        return _nothing(chart, axes)
+        _nothing(axes)
+        return chart
     top = steps[0]["rows"]
     for position, step in enumerate(steps):
         axes.bar(position, step["rows"], 0.7, color=NEUTRAL)
@@ -273,7 +279,8 @@ def _margins(metrics: Metrics, settings: Settings) -> Figure:
     margins = figure(metrics["dataset"], "margins")
     axes.set_title("Score margin of the preference pairs")
     if not margins:
-        return _nothing(chart, axes)
+        _nothing(axes)
+        return chart
     edges, mean = margins["edges"], margins["spread"]["mean"]
     axes.bar(
         edges[:-1], margins["counts"], [b - a for a, b in zip(edges, edges[1:], strict=False)], align="edge",
@@ -302,11 +309,10 @@ def _legend(axes: Axes) -> None:
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=4)
 
 
-def _nothing(chart: Figure, axes: Axes) -> Figure:
+def _nothing(axes: Axes) -> None:
     axes.text(0.5, 0.5, NOT_MEASURED, ha="center", va="center", fontsize=14, transform=axes.transAxes)
     axes.set_xticks([])
     axes.set_yticks([])
-    return chart
 
 
 def _own_runs(metrics: Any, settings: Settings) -> dict[str, Any]:

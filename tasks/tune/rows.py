@@ -45,9 +45,7 @@ def chat_tokenizer(base: str, revision: str | None = None) -> Any:
     prompt, answer = encode_exchange(tokenizer, "Say yes.", "Yes.")
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
     if not special & set(answer):
-        raise ValueError(
-            f"the chat template of {base} ends an answer with no special token: nothing would teach it to stop"
-        )
+        raise ValueError(f"the chat template of {base} ends answers with no special token: stopping cannot be learned")
     return tokenizer
 
 
@@ -117,7 +115,7 @@ def training_order(lengths: Sequence[int], epochs: float, batch_size: int, seed:
     """
     shuffle = random.Random(seed).shuffle
     wanted, order = round(len(lengths) * epochs), list[int]()
-    # few enough windows in a pass would put the same rows together in every pass
+    # too few windows in a pass would put the same rows together in every pass
     window = batch_size * min(BATCHES_SORTED_TOGETHER, max(1, len(lengths) // batch_size // 8))
     while len(order) < wanted:
         rows = list(range(len(lengths)))

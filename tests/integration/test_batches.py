@@ -20,9 +20,7 @@ from storage.shards import Batch, RowStore
 from tasks.generate import rows as magpie
 from tasks.process import ChildError, ModelPool
 
-SETTINGS: GenerationSettings = load_settings(
-    "demo", {"generation.instruction.max_new_tokens": 4}
-).generation
+SETTINGS: GenerationSettings = load_settings("demo", {"generation.instruction.max_new_tokens": 4}).generation
 
 
 @pytest.fixture(scope="module", autouse=True)

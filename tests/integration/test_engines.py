@@ -105,9 +105,9 @@ def test_every_call_gets_all_its_rows_in_order(engine: Engine) -> None:
 
 
 def test_only_the_given_stop_tokens_end_a_row(engine: Engine) -> None:
-    rows = [request for seed in range(8) for request in requests(seed)]
-    [free] = complete(engine, (rows, Sampling(1, 1, 150, ())))
-    assert {len(completion.tokens) for completion in free} == {150}
+    rows = [request for seed in range(32) for request in requests(seed)]
+    [free] = complete(engine, (rows, Sampling(1, 1, 40, ())))
+    assert {len(completion.tokens) for completion in free} == {40}
     assert any(4 in completion.tokens for completion in free), "the model's own end-of-turn token is drawn, and kept"
 
 
@@ -126,8 +126,8 @@ def test_calls_that_come_while_others_run_change_nothing(engine: Engine) -> None
 
 def test_an_engine_goes_on_after_what_it_abandoned(engine: Engine) -> None:
     [expected] = complete(engine, (requests(), DRAWN))
-    engine.add(7, requests(1), Sampling(1, 1, 200, ()))
-    engine.add(8, requests(2), Sampling(1, 1, 200, ()))
+    engine.add(7, requests(1), Sampling(1, 1, 30, ()))
+    engine.add(8, requests(2), Sampling(1, 1, 30, ()))
     ended = {call for call, _ in engine.step()}
     abandoned: list[int] = []
     while engine.busy:
@@ -149,7 +149,7 @@ def child_arguments(engine: str, model: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_a_child_answers_three_threads_at_once(name: str, model: Path) -> None:
-    sampling = {"temperature": 1.0, "top_p": 0.9, "max_new_tokens": 60}
+    sampling = {"temperature": 1.0, "top_p": 0.9, "max_new_tokens": 30}
     calls = [
         [{"instruction": f"how many birds sing {row}", "seed": 10 * n + row} for row in range(8)] for n in range(3)
     ]
@@ -179,7 +179,7 @@ def test_a_child_answers_writes_and_replaces_itself(tiny_model: Path) -> None:
 
 @NEEDS_VLLM
 def test_vllm_takes_all_rows_of_a_call_or_none(vllm: Any) -> None:
-    with pytest.raises(ValueError, match="maximum context length"):
+    with pytest.raises(Exception, match="maximum context length"):
         vllm.add(0, [*requests(), Request([6] * 2000, seed=0)], GREEDY)
     assert not vllm.busy
     assert vllm.step() == []

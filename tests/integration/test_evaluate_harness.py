@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from functools import cache
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
@@ -124,41 +126,42 @@ def adapters(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
     return {"base": None, "sft": folder / "sft", "prompt_tuning": folder / "prompt_tuning"}
 
 
-def _ask(model: Path, adapter: Path | None, tasks_folder: Path) -> dict[str, Any]:
-    arguments = {
-        "base": str(model),
-        "precision": "fp32",
-        "batch_size": 8,
-        "adapter": adapter and str(adapter),
-        "reserved_tokens": 7,
-    }
-    with ModelProcess("tasks.evaluate.harness:Evaluator", arguments, threads=1) as child:
-        answers = {task: child.call("evaluate", task=task, tasks_folder=str(tasks_folder)) for task in TASKS}
-        answers["limited"] = child.call("evaluate", task="mmlu", tasks_folder=str(tasks_folder), limit=3, seed=5)
-        answers["speed"] = child.call(
-            "measure_speed", prompts=["the cat", "how many birds sing"], new_tokens=8, repeats=3
-        )
-        answers["batched"] = child.call("generate", prompts=["the cat", "how many birds sing at dawn"], new_tokens=12)
-        answers["alone"] = [
-            child.call("generate", prompts=[prompt], new_tokens=12)[0]
-            for prompt in ("the cat", "how many birds sing at dawn")
-        ]
-    return answers
+def _arguments(model: Path, adapter: Path | None) -> dict[str, Any]:
+    shared = {"base": str(model), "precision": "fp32", "batch_size": 8, "reserved_tokens": 7}
+    return shared | {"adapter": str(adapter) if adapter else None}
 
 
 @pytest.fixture(scope="session")
 def answers(tiny_model: Path, adapters: dict[str, Path | None], tasks_folder: Path) -> dict[str, dict[str, Any]]:
-    """Everything asked of each method, one child a method."""
-    return {method: _ask(tiny_model, adapter, tasks_folder) for method, adapter in adapters.items()}
+    """Everything asked of each method, by one thread as in the child that must give the same bytes."""
+    import torch
+
+    from tasks.evaluate.harness import Evaluator
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    folder, prompts = str(tasks_folder), ["the cat", "how many birds sing at dawn"]
+    told = {}
+    for method, adapter in adapters.items():
+        model = Evaluator(**_arguments(tiny_model, adapter))
+        told[method] = {task: model.evaluate(task, folder) for task in TASKS} | {
+            "limited": model.evaluate("mmlu", folder, limit=3, seed=5),
+            "speed": model.measure_speed(prompts, new_tokens=8, repeats=3),
+            "batched": model.generate(prompts, new_tokens=12),
+            "alone": [model.generate([prompt], new_tokens=12)[0] for prompt in prompts],
+        }
+    torch.set_num_threads(threads)
+    plain: dict[str, dict[str, Any]] = json.loads(json.dumps(told))
+    return plain
 
 
-def _by_hand(model: Path, adapter: Path | None, context: str, continuation: str) -> float:
-    """Log-likelihood of a continuation, unbatched; the soft prompt is put before the embeddings by hand."""
+@cache
+def _network(model: Path, adapter: Path | None) -> tuple[Any, Any, Any]:
+    """Tokenizer, model and soft prompt, put together without PEFT."""
     import torch
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(model)
     network: Any = AutoModelForCausalLM.from_pretrained(model)
     soft = None
     if adapter is not None:
@@ -174,6 +177,14 @@ def _by_hand(model: Path, adapter: Path | None, context: str, continuation: str)
                     target = name.removeprefix("base_model.model.").replace(".lora_A.weight", ".weight")
                     with torch.no_grad():
                         parameters[target] += scale * weights[name.replace("lora_A", "lora_B")] @ a
+    return AutoTokenizer.from_pretrained(model), network, soft
+
+
+def _by_hand(model: Path, adapter: Path | None, context: str, continuation: str) -> float:
+    """Log-likelihood of a continuation, unbatched; a soft prompt stands before the embeddings."""
+    import torch
+
+    tokenizer, network, soft = _network(model, adapter)
     whole = tokenizer(context + continuation)["input_ids"]
     start = len(tokenizer(context)["input_ids"])
     with torch.no_grad():
@@ -227,10 +238,15 @@ def test_a_shared_preamble_changes_no_log_likelihood(
 ) -> None:
     """TruthfulQA's prompt begins alike for every question, and is computed once."""
     from lm_eval.tasks import TaskManager
+    from transformers import AutoTokenizer
+
+    from tasks.evaluate.prefix import SHORTEST
 
     manager = TaskManager(include_path=str(tasks_folder), include_defaults=False)
     task = manager.load(["truthfulqa_mc2"])["tasks"]["truthfulqa_mc2"]
     docs = list(task.eval_docs)
+    prompts = [AutoTokenizer.from_pretrained(tiny_model)(task.doc_to_text(doc))["input_ids"] for doc in docs]
+    assert SHORTEST < len(commonprefix(prompts)) < max(map(len, prompts)) < 1000, "the prefix is shared and nothing cut"
     for row in answers[method]["truthfulqa_mc2"]["samples"][:2]:
         doc = docs[row["doc_id"]]
         expected = [
@@ -279,7 +295,10 @@ def test_two_runs_are_byte_identical(
     tmp_path: Path,
 ) -> None:
     """Results and samples of a second process, on disk."""
-    again = _ask(tiny_model, adapters["prompt_tuning"], tasks_folder)
+    with ModelProcess(
+        "tasks.evaluate.harness:Evaluator", _arguments(tiny_model, adapters["prompt_tuning"]), threads=1
+    ) as child:
+        again = {task: child.call("evaluate", task=task, tasks_folder=str(tasks_folder)) for task in TASKS}
     for task in TASKS:
         write_benchmark(tmp_path / "a", task, answers["prompt_tuning"][task])
         write_benchmark(tmp_path / "b", task, again[task])

@@ -139,7 +139,7 @@ def test_planted_counts() -> None:
     for row in rows["hellaswag"]:
         assert len(set(row["endings"])) == 4
     for row in rows["truthfulqa"]:
-        assert len(set(row["mc2_targets"]["choices"])) == 5
+        assert len(set(row["mc2_targets"]["choices"])) == 4
 
 
 def test_chat_is_rich_and_holds_a_little_of_what_filters_look_for(chat: list[Any]) -> None:
@@ -163,7 +163,8 @@ def test_pairs_cover_every_flaw_and_length_tells_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("phrase", "expected"), [("wash the cup", "washes the cup"), ("dry it", "dries it"), ("fill", "fills"), ("say no", "says no")]
+    ("phrase", "expected"),
+    [("wash the cup", "washes the cup"), ("dry it", "dries it"), ("fill", "fills"), ("say no", "says no")],
 )
 def test_third_person(phrase: str, expected: str) -> None:
     assert third_person(phrase) == expected

@@ -1,0 +1,351 @@
+"""Real training runs on a tiny model: what is published, what is trained, what survives a kill."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from configs.settings import DpoSettings, LoraSettings, PromptTuningSettings
+from storage.checkpoints import newest_checkpoint
+from storage.files import read_json, read_jsonl, write_jsonl
+from tasks.process import PROJECT, ChildError, ModelProcess
+from tasks.tune import ACCELERATE, Job
+from tasks.tune.rows import chat_tokenizer, encode_pairs, encode_sft
+from tasks.tune.train import train
+from tests.tiny import WORDS, build_tiny_model
+
+METHODS = ("sft", "prompt_tuning", "dpo")
+SHARED = {"batch_size": 4, "micro_batch": 4, "max_length": 128, "gradient_checkpointing": False}
+SETTINGS = {
+    "sft": LoraSettings(epochs=3, learning_rate=5e-3, **SHARED),
+    "prompt_tuning": PromptTuningSettings(epochs=3, learning_rate=5e-2, num_virtual_tokens=4, **SHARED),
+    "dpo": DpoSettings(epochs=3, learning_rate=2e-3, **SHARED),
+}
+PUBLISHED = ("README.md", "adapter_config.json", "adapter_model.safetensors", "metrics.json")
+STEPS = 36
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Byte-identity is promised for equal thread counts; the children here have one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    draw, words = random.Random(0), WORDS.split()
+
+    def text(fewest: int, most: int) -> str:
+        return " ".join(draw.choice(words) for _ in range(draw.randint(fewest, most)))
+
+    for split, rows in (("train", 48), ("val", 9), ("test", 7)):
+        sft = [{"instruction": text(3, 9), "output": text(4, 20)} for _ in range(rows)]
+        pairs = [{"prompt": text(3, 9), "chosen": "one small song", "rejected": text(4, 20)} for _ in range(rows)]
+        write_jsonl(folder / f"sft-{split}.jsonl", sft)
+        write_jsonl(folder / f"dpo-{split}.jsonl", pairs)
+    return folder
+
+
+def make_job(method: str, data: Path, base: Path, root: Path, **settings: Any) -> Job:
+    kind = "dpo" if method == "dpo" else "sft"
+    return {
+        "method": method,
+        "seed": 3,
+        "settings": SETTINGS[method].model_dump(mode="json") | settings,
+        "checkpoint_steps": 6,
+        "checkpoints_kept": 2,
+        "base": str(base),
+        "base_revision": None,
+        "base_precision": "fp32",
+        "base_name": "world/base",
+        "train": str(data / f"{kind}-train.jsonl"),
+        "val": str(data / f"{kind}-val.jsonl"),
+        "test": str(data / f"{kind}-test.jsonl"),
+        "sft_adapter": str(data / "published" / "sft" / "out") if method == "dpo" else None,
+        "checkpoints": str(root / "checkpoints"),
+        "out": str(root / "out"),
+        "progress": str(root / "progress.json"),
+        "stage_data": {"data_fingerprint": "0123456789abcdef"},
+    }
+
+
+@pytest.fixture(scope="module")
+def published(data: Path, tiny_model: Path) -> dict[str, Job]:
+    """One unkilled run of every method, DPO on the SFT adapter."""
+    jobs = {method: make_job(method, data, tiny_model, data / "published" / method) for method in METHODS}
+    for job in jobs.values():
+        train(job)
+    return jobs
+
+
+def files(folder: str) -> dict[str, bytes]:
+    return {name: (Path(folder) / name).read_bytes() for name in PUBLISHED}
+
+
+def plain_log_probs(model: Any, ids: list[int]) -> torch.Tensor:
+    """Log-probability of each token but the first, by nothing but the model's logits."""
+    model.eval()
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([ids])).logits[0, -len(ids) :]
+    return logits[:-1].log_softmax(-1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
+
+
+def load(base: Path, adapter: str | None) -> Any:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(base)
+    return PeftModel.from_pretrained(model, adapter) if adapter else model
+
+
+def plain_sft_loss(model: Any, rows: list[dict[str, list[int]]]) -> float:
+    answers = []
+    for row in rows:
+        kept = torch.tensor([label != -100 for label in row["labels"][1:]])
+        answers.append(plain_log_probs(model, row["input_ids"])[kept])
+    return -float(torch.cat(answers).double().mean())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_folder_holds_a_plain_adapter_and_its_figures(published: dict[str, Job], method: str) -> None:
+    job = published[method]
+    folder = Path(job["out"])
+    assert {path.name for path in folder.iterdir()} == {*PUBLISHED, "cost.json"}
+    assert read_json(folder / "adapter_config.json")["base_model_name_or_path"] == "world/base"
+    everything = b"".join(files(job["out"]).values())
+    assert str(Path(job["base"]).parent).encode() not in everything
+    metrics, cost = read_json(folder / "metrics.json"), read_json(folder / "cost.json")
+    assert metrics["steps"] == STEPS == metrics["loss_curve"][-1][0]
+    assert metrics["rows"]["train"]["used"] == 48
+    assert cost["train_seconds"] > 0 and cost["segments"] == 1
+    assert cost["train_tokens"] == 3 * metrics["rows"]["train"]["tokens"]
+    assert cost["peak_memory_bytes"]["allocated"] > (folder / "adapter_model.safetensors").stat().st_size
+    assert cost["adapter_bytes"] == (folder / "adapter_model.safetensors").stat().st_size
+    assert read_json(Path(job["progress"] or "")) | {"loss": None} == {"step": STEPS, "total": STEPS, "loss": None}
+    assert "0123456789abcdef" in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_adapter_loads_in_plain_peft_and_matters(published: dict[str, Job], tiny_model: Path, method: str) -> None:
+    ids = [0, 20, 30, 40, 50]
+    before = plain_log_probs(load(tiny_model, None), ids)
+    adapted = load(tiny_model, published[method]["out"])
+    assert not torch.allclose(before, plain_log_probs(adapted, ids), atol=1e-3)
+    stored = [parameter.dtype for name, parameter in adapted.named_parameters() if "lora_" in name or "prompt" in name]
+    assert stored and set(stored) == {torch.float32}
+
+
+@pytest.mark.parametrize("method", ["sft", "prompt_tuning"])
+def test_held_out_losses_equal_a_plain_computation(published: dict[str, Job], tiny_model: Path, method: str) -> None:
+    job = published[method]
+    metrics = read_json(Path(job["out"]) / "metrics.json")
+    rows = encode_sft(read_jsonl(Path(job["val"])), chat_tokenizer(job["base"]), 128).rows
+    figures = metrics["eval"]["val"]
+    assert figures["loss_before"] == pytest.approx(plain_sft_loss(load(tiny_model, None), rows), rel=1e-5)
+    assert figures["loss_after"] == pytest.approx(plain_sft_loss(load(tiny_model, job["out"]), rows), rel=1e-5)
+    assert figures["loss_after"] < figures["loss_before"]
+
+
+def test_preference_figures_equal_a_plain_computation(published: dict[str, Job], tiny_model: Path) -> None:
+    job = published["dpo"]
+    metrics = read_json(Path(job["out"]) / "metrics.json")
+    assert metrics["first_loss"] == pytest.approx(math.log(2), abs=1e-5)
+    policy, reference = load(tiny_model, job["out"]), load(tiny_model, published["sft"]["out"])
+    margins = []
+    for pair in encode_pairs(read_jsonl(Path(job["test"])), chat_tokenizer(job["base"]), 128).rows:
+        rewards = []
+        for side in ("chosen_ids", "rejected_ids"):
+            ids, answer = pair["prompt_ids"] + pair[side], len(pair[side])
+            gain = plain_log_probs(policy, ids)[-answer:].sum() - plain_log_probs(reference, ids)[-answer:].sum()
+            rewards.append(0.1 * float(gain))
+        margins.append(rewards[0] - rewards[1])
+    figures = metrics["eval"]["test"]
+    assert figures["pairs"] == len(margins) == 7
+    assert figures["margin"] == pytest.approx(sum(margins) / 7, abs=1e-4)
+    assert figures["accuracy"] == sum(margin > 0 for margin in margins) / 7
+
+
+def test_rows_are_what_trl_would_tokenize(published: dict[str, Job], tiny_model: Path, tmp_path: Path) -> None:
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    job = published["sft"]
+    rows = read_jsonl(Path(job["train"]))
+    tokenizer = chat_tokenizer(job["base"])
+    chats = [
+        {
+            "prompt": [{"role": "user", "content": row["instruction"]}],
+            "completion": [{"role": "assistant", "content": row["output"]}],
+        }
+        for row in rows
+    ]
+    arguments = SFTConfig(output_dir=str(tmp_path), report_to="none", bf16=False, max_length=30)
+    trainer = SFTTrainer(
+        model=load(tiny_model, None),
+        args=arguments,
+        train_dataset=Dataset.from_list(chats),
+        processing_class=tokenizer,
+    )
+    ours = encode_sft(rows, tokenizer, 30)
+    theirs = [{name: row[name] for name in ("input_ids", "labels")} for row in trainer.train_dataset]
+    assert ours.rows == theirs
+    assert ours.counts["cut"] > 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_accumulation_changes_nothing(published: dict[str, Job], data: Path, tmp_path: Path, method: str) -> None:
+    job = make_job(method, data, Path(published[method]["base"]), tmp_path, micro_batch=1)
+    small = train(job)["metrics"]
+    whole = read_json(Path(published[method]["out"]) / "metrics.json")
+    for (step, loss), (same_step, same_loss) in zip(small["loss_curve"], whole["loss_curve"], strict=True):
+        assert step == same_step and loss == pytest.approx(same_loss, rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_going_on_from_a_checkpoint_ends_byte_identical(
+    published: dict[str, Job], data: Path, tmp_path: Path, method: str
+) -> None:
+    job = make_job(method, data, Path(published[method]["base"]), tmp_path)
+    shutil.copytree(published[method]["checkpoints"], job["checkpoints"])
+    kept = sorted(path.name for path in Path(job["checkpoints"]).iterdir())
+    assert kept == ["checkpoint-30", "checkpoint-36"]
+    torn = Path(job["checkpoints"]) / "checkpoint-36" / "optimizer.pt"
+    torn.write_bytes(torn.read_bytes()[:-100])
+    cost = train(job)["cost"]
+    assert files(job["out"]) == files(published[method]["out"])
+    assert cost["segments"] == 2
+    assert cost["train_tokens"] == read_json(Path(published[method]["out"]) / "cost.json")["train_tokens"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_checkpoint_after_the_last_step_only_publishes(
+    published: dict[str, Job], data: Path, tmp_path: Path, method: str
+) -> None:
+    job = make_job(method, data, Path(published[method]["base"]), tmp_path)
+    shutil.copytree(published[method]["checkpoints"], job["checkpoints"])
+    assert newest_checkpoint(Path(job["checkpoints"])) == Path(job["checkpoints"]) / f"checkpoint-{STEPS}"
+    cost = train(job)["cost"]
+    assert files(job["out"]) == files(published[method]["out"])
+    assert cost["train_seconds"] == read_json(Path(published[method]["out"]) / "cost.json")["train_seconds"]
+
+
+def test_another_jobs_checkpoints_are_not_gone_on_from(
+    published: dict[str, Job], data: Path, tmp_path: Path, tiny_model: Path
+) -> None:
+    job = make_job("sft", data, tiny_model, tmp_path)
+    other = make_job("sft", data, tiny_model, tmp_path, learning_rate=1e-4)
+    train(other)
+    train(job)
+    assert files(job["out"]) == files(published["sft"]["out"])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_killed_at_a_random_step_ends_byte_identical(
+    published: dict[str, Job], data: Path, tmp_path: Path, method: str
+) -> None:
+    job = make_job(method, data, Path(published[method]["base"]), tmp_path)
+    step = random.SystemRandom().choice([6, 12, 18, 24])
+    with ModelProcess("tasks.tune.train:train", {"job": job}, threads=1) as child:
+        wait_for(lambda: any(Path(job["checkpoints"]).glob(f"checkpoint-{step}")) or child.ready.done(), seconds=120)
+        os.kill(child.pid, signal.SIGKILL)
+        with pytest.raises(ChildError):
+            child.ready.result()
+    assert not Path(job["out"]).exists(), "the run was over before it was killed"
+    newest = newest_checkpoint(Path(job["checkpoints"]))
+    assert newest is not None
+    cost = train(job)["cost"]
+    assert files(job["out"]) == files(published[method]["out"]), f"killed after checkpoint {step}"
+    assert cost["segments"] == 2
+
+
+def test_a_loss_that_is_not_finite_publishes_nothing(data: Path, tmp_path: Path, tiny_model: Path) -> None:
+    from tasks.tune.watch import TrainingError
+
+    job = make_job("sft", data, tiny_model, tmp_path, learning_rate=1e30)
+    with pytest.raises(TrainingError, match="nothing is published"):
+        train(job)
+    assert not Path(job["out"]).exists()
+
+
+def test_dpo_that_does_not_start_at_ln_2_is_stopped(tmp_path: Path) -> None:
+    from transformers import TrainerState
+
+    from tasks.tune.watch import TrainingError, Watch
+
+    watch = Watch(tmp_path, 2, "key", None, first_loss=math.log(2))
+    watch.on_log(None, TrainerState(global_step=1), None, logs={"loss": math.log(2) + 9e-4, "num_tokens": 10.0})
+    with pytest.raises(TrainingError, match="policy and reference differ"):
+        watch.on_log(None, TrainerState(global_step=1), None, logs={"loss": 0.70, "num_tokens": 10.0})
+
+
+def test_adapters_of_a_4_bit_model_are_trained_in_fp32(data: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    base = build_tiny_model(tmp_path / "base", hidden=64)
+    whole = sum(parameter.numel() for parameter in load(base, None).parameters())
+    adapter = None
+    for method in ("sft", "dpo"):
+        job = make_job(method, data, base, tmp_path / method, epochs=1)
+        job["base_precision"], job["sft_adapter"] = "nf4", adapter
+        assert train(job)["metrics"]["total_parameters"] == whole
+        weights = load_file(Path(job["out"]) / "adapter_model.safetensors")
+        assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+        assert not any(torch.equal(tensor, tensor.bfloat16().float()) for tensor in weights.values())
+        adapter = job["out"]
+
+
+def test_accelerate_launches_the_child_and_it_dies_with_its_parent(
+    published: dict[str, Job], data: Path, tmp_path: Path, tiny_model: Path
+) -> None:
+    job = make_job("sft", data, tiny_model, tmp_path, epochs=500)
+    code = (
+        "import json, sys; from tasks.process import run_in_child; from tasks.tune import ACCELERATE;"
+        "run_in_child('tasks.tune.train:train', {'job': json.loads(sys.argv[1])}, threads=1, launcher=ACCELERATE)"
+    )
+    assert ACCELERATE[-2:] == ("-m", "tasks.child")
+    parent = subprocess.Popen([sys.executable, "-c", code, json.dumps(job)], cwd=PROJECT)
+    try:
+        wait_for(lambda: Path(job["progress"] or "").exists() or parent.poll() is not None, seconds=120)
+        family = descendants(parent.pid)
+        assert len(family) >= 2  # accelerate, and the child it launched
+    finally:
+        parent.kill()
+        parent.wait()
+    wait_for(lambda: not any(alive(pid) for pid in family), seconds=20)
+    assert not any(alive(pid) for pid in family)
+    assert not Path(job["out"]).exists()
+
+
+def wait_for(condition: Any, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.005)
+
+
+def descendants(pid: int) -> list[int]:
+    children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [*children, *(below for child in children for below in descendants(child))]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
