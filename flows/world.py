@@ -1,4 +1,7 @@
-"""The demo's world: a tokenizer, a base model, and the models that continue from it. `python -m flows.world`."""
+"""The demo's world: a tokenizer, a base model, and the models that continue from it.
+
+Run alone: `python -m flows.world --profile demo`.
+"""
 
 from __future__ import annotations
 
@@ -11,29 +14,39 @@ from configs.settings import Settings
 from flows.batches import Unit, at_once, run_units
 from flows.cli import run
 from storage.workspace import Workspace
-from tasks.demo import build
+from tasks.demo.build import WorldWork, build_part
 from tasks.stages import study_stages
 
-CONTINUED = ("teacher", "responder_a", "responder_b", "responder_c", "reward")
 
-
-@flow(name="world", persist_result=False, task_runner=at_once(8))
+@flow(name="world", persist_result=False)
 def build_world(settings: Settings, workspace: Path) -> None:
-    """Build the world small enough to run anywhere: text, tokenizer, trunk, and five models that continue from it."""
+    """Build the world small enough to run anywhere: text, tokenizer, base model, and five models on top of it."""
+    stage = study_stages(settings, Workspace(workspace))["world"]
+    if not stage.state().done:
+        build_parts.with_options(task_runner=at_once(settings.hardware.workers))(settings, workspace)
+
+
+@flow(name="build-parts", persist_result=False)
+def build_parts(settings: Settings, workspace: Path) -> None:
+    """Build each part after those it continues from, then publish all."""
     place = Workspace(workspace)
-    stage = study_stages(settings, place)["world"]
-    if stage.state().done:
-        return
-    work = build.WorldWork(settings, place, stage)
-    results = place.state / "prefect"
-
-    def unit(part: str) -> Unit:
-        return Unit(f"world-{part}", work.part_key(part), {"work": work, "part": part}, lambda: work.done(part))
-
-    run_units(build.build_part, [unit("tokenizer")], results, "world: tokenizer", "model")
-    run_units(build.build_part, [unit("base")], results, "world: base model", "model")
-    run_units(build.build_part, [unit(part) for part in CONTINUED], results, "world: chat models", "model")
-    run_units(build.build_part, [unit("benchmarks")], results, "world: benchmarks", "model")
+    work = WorldWork(settings, place, study_stages(settings, place)["world"])
+    for label, parts in (
+        ("tokenizer", ["tokenizer"]),
+        ("base model", ["base"]),
+        ("chat models", ["teacher", "responder_a", "responder_b", "responder_c"]),
+        ("reward model", ["reward", "benchmarks"]),
+    ):
+        units = [
+            Unit(
+                f"world-{part}",
+                work.part_key(part),
+                {"work": work, "part": part},
+                lambda part=part: work.done(part),  # type: ignore[misc]
+            )
+            for part in parts
+        ]
+        run_units(build_part, units, place.state / "prefect", f"world: {label}", "part")
     work.publish()
 
 

@@ -127,7 +127,11 @@ def study_stages(settings: Settings, workspace: Workspace) -> dict[str, Stage]:
             "report",
             "report",
             workspace.evaluation,
-            {"targets": _dump(settings.targets), "profile": settings.profile},
+            {
+                "targets": _dump(settings.targets),
+                "profile": settings.profile,
+                **settings.evaluation.model_dump(include={"permutations", "alpha", "power"}),
+            },
             lambda: {
                 path.relative_to(workspace.root).as_posix(): _content(path)
                 for path in [
@@ -135,7 +139,7 @@ def study_stages(settings: Settings, workspace: Workspace) -> dict[str, Stage]:
                     workspace.filtered,
                     workspace.preference,
                     *(workspace.adapter(method, seed) for method in METHODS),
-                    *(results_folder(workspace, method) for method in ("base", *METHODS)),
+                    *(results_folder(workspace, method, seed) for method in ("base", *METHODS)),
                 ]
             },
         )
@@ -171,8 +175,9 @@ def _evaluate_stage(method: str, settings: Settings, workspace: Workspace) -> St
             read[f"models/{method}"] = result_digest(workspace.adapter(method, settings.seed))
         return read
 
-    own = _dump(settings.evaluation) | {"seed": settings.seed}
-    return Stage(f"evaluate-{method}", "evaluate", results_folder(workspace, method), own, inputs)
+    statistics = {"permutations", "alpha", "power"}
+    own = settings.evaluation.model_dump(mode="json", exclude=statistics) | {"seed": settings.seed}
+    return Stage(f"evaluate-{method}", "evaluate", results_folder(workspace, method, settings.seed), own, inputs)
 
 
 def _files(folder: Path, *names: str) -> str | None:

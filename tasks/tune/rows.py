@@ -103,9 +103,9 @@ def labelled(prompt: list[int], answer: list[int]) -> dict[str, list[int]]:
 def training_order(lengths: Sequence[int], epochs: float, batch_size: int, seed: int) -> list[int]:
     """Row numbers in the order in which training reads them: `epochs` shuffled passes, each row once a pass.
 
-    Within a pass, rows of up to 16 batches at a time are sorted by length before they are cut into batches, and the batches
-    are shuffled: less padding, about a fifth of the work, as `group_by_length` does. The order depends on the seed
-    alone, so a resumed run needs no sampler's state.
+    Within a pass, rows of up to 16 batches at a time are sorted by length before they are cut into batches, and the
+    batches are shuffled: less padding, about a fifth of the work, as `group_by_length` does. The order depends on the
+    seed alone, so a resumed run needs no sampler's state.
 
     Args:
         lengths: tokens of each row.

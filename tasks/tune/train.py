@@ -126,6 +126,8 @@ def _trainer(job: Job, tokenizer: Any, rows: list[dict[str, list[int]]], scratch
             raise ValueError(f"{job['method']} starts from an SFT adapter; the job names none")
         # TRL copies the adapter named "default" as the reference "ref"; any other name gives a wrong reference
         policy = PeftModel.from_pretrained(base, job["sft_adapter"], adapter_name="default", is_trainable=True)
+        # while training, where the base lies: PEFT looks there at each save, and would ask the hub for a portable name
+        policy.peft_config["default"].base_model_name_or_path = job["base"]
         arguments |= {"max_length": None, "beta": settings["beta"]}
         trainer = TokenizedDPOTrainer(model=policy, args=DPOConfig(**arguments), **common)
     trainer.remove_callback(PrinterCallback)

@@ -99,7 +99,7 @@ def files(folder: str) -> dict[str, bytes]:
     return {name: (Path(folder) / name).read_bytes() for name in PUBLISHED}
 
 
-def plain_log_probs(model: Any, ids: list[int]) -> torch.Tensor:
+def plain_log_probs(model: Any, ids: list[int]) -> Any:
     """Log-probability of each token but the first, by nothing but the model's logits."""
     model.eval()
     with torch.no_grad():
@@ -184,7 +184,8 @@ def test_preference_figures_equal_a_plain_computation(published: dict[str, Job],
 
 def test_rows_are_what_trl_would_tokenize(published: dict[str, Job], tiny_model: Path, tmp_path: Path) -> None:
     from datasets import Dataset
-    from trl import SFTConfig, SFTTrainer
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
 
     job = published["sft"]
     rows = read_jsonl(Path(job["train"]))
@@ -197,7 +198,7 @@ def test_rows_are_what_trl_would_tokenize(published: dict[str, Job], tiny_model:
         for row in rows
     ]
     arguments = SFTConfig(output_dir=str(tmp_path), report_to="none", bf16=False, max_length=30)
-    trainer = SFTTrainer(
+    trainer: Any = SFTTrainer(
         model=load(tiny_model, None),
         args=arguments,
         train_dataset=Dataset.from_list(chats),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from pydantic import BaseModel
 
 from configs.settings import DpoSettings, LoraSettings, PromptTuningSettings
 from tasks.tune.methods import METHODS, trainable_parameters
@@ -56,7 +57,11 @@ def test_twenty_virtual_tokens_on_llama_3b() -> None:
 
 
 def test_every_method_takes_only_settings_that_exist() -> None:
-    sections = {"sft": LoraSettings, "prompt_tuning": PromptTuningSettings, "dpo": DpoSettings}
+    sections: dict[str, type[BaseModel]] = {
+        "sft": LoraSettings,
+        "prompt_tuning": PromptTuningSettings,
+        "dpo": DpoSettings,
+    }
     assert set(METHODS) == set(sections)
     for name, method in METHODS.items():
         assert set(method.arguments.values()) <= set(sections[name].model_fields)
