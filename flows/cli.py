@@ -11,8 +11,10 @@ from typing import Any
 import yaml
 
 from configs.settings import Settings, SettingsError, load_settings, profiles, setting_keys
+from storage.files import sweep_leftovers
 from storage.workspace import Workspace, WorkspaceError, default_root, open_workspace
 
+LEFTOVER_SECONDS = 3600
 DONE, FAILED, WRONG_SETTINGS, INTERRUPTED = 0, 1, 2, 130
 
 Flow = Callable[[Settings, Path], Any]
@@ -37,6 +39,8 @@ def run(flow: Flow, name: str, stages: Sequence[str], arguments: Sequence[str] |
         return DONE
 
     from flows.server import ServerError, ensure_server
+
+    sweep_leftovers(workspace.root, LEFTOVER_SECONDS)
 
     print(f"{name} · profile {settings.profile} · seed {settings.seed} · workspace {workspace.root}")
     try:

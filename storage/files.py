@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -87,12 +88,16 @@ def folder_aside(path: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def sweep_leftovers(root: Path) -> int:
-    """Delete what a killed process had written aside; returns how many. Only for a workspace nobody writes to."""
-    leftovers = [path for path in root.rglob(".*.tmp") if path.name.startswith(".")]
+def sweep_leftovers(root: Path, min_age_seconds: float) -> list[Path]:
+    """Delete what killed processes had written aside; a younger one may belong to a process that is still at work."""
+    young = time.time() - min_age_seconds
+    leftovers = [path for path in root.rglob(".*.tmp") if path.stat().st_mtime < young]
     for path in leftovers:
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    return len(leftovers)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    return leftovers
 
 
 def sha256_bytes(data: bytes) -> str:

@@ -1,4 +1,4 @@
-"""A killed study goes on: SIGKILL in three stages, another folder, no Prefect database, and the same bytes at the end."""
+"""A killed study goes on: SIGKILL in three stages, another folder, no Prefect database, the same bytes at the end."""
 
 from __future__ import annotations
 
@@ -8,41 +8,17 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.small import SMALL, free_port
+from tests.small import finish_study, start_study
 
-PROJECT = Path(__file__).parents[2]
-RUN_SECONDS = 900
-
-
-def start(workspace: Path, home: Path, log: Path) -> subprocess.Popen[bytes]:
-    """The real command, as a user types it, with a Prefect home and a port of its own."""
-    environment = os.environ | {
-        "PREFECT_HOME": str(home),
-        "PREFECT_API_URL": f"http://127.0.0.1:{free_port()}/api",
-        "PREFECT_PROFILES_PATH": str(home / "profiles.toml"),
-    }
-    command = [sys.executable, "-m", "flows.full_pipeline", "--workspace", str(workspace), *SMALL]
-    with log.open("ab") as output:
-        return subprocess.Popen(
-            command, cwd=PROJECT, env=environment, stdout=output, stderr=output, start_new_session=True
-        )
-
-
-def finish(run: subprocess.Popen[bytes], log: Path) -> None:
-    try:
-        code = run.wait(timeout=RUN_SECONDS)
-    finally:
-        if run.poll() is None:
-            os.killpg(run.pid, signal.SIGKILL)
-    assert code == 0, log.read_text()[-4000:]
+REACH_SECONDS = 900
 
 
 def outputs(workspace: Path) -> dict[str, str]:
@@ -58,14 +34,14 @@ def outputs(workspace: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def unkilled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("unkilled")
-    run = start(folder / "workspace", folder / "prefect", folder / "log")
-    finish(run, folder / "log")
+    run = start_study(folder / "workspace", folder / "prefect", folder / "log")
+    finish_study(run, folder / "log")
     return folder / "workspace"
 
 
 def kill_when(run: subprocess.Popen[bytes], reached: Callable[[], bool], delay: float, log: Path) -> None:
     """Kill the process group a while after a point is reached; every child must then be gone by itself."""
-    deadline = time.monotonic() + RUN_SECONDS
+    deadline = time.monotonic() + REACH_SECONDS
     while not reached():
         assert run.poll() is None, f"ended before the point: {log.read_text()[-4000:]}"
         assert time.monotonic() < deadline, "the point was never reached"
@@ -83,12 +59,12 @@ def shards(workspace: Path, kind: str) -> int:
     return len([*workspace.glob(f".state/rows/{kind}-*/*.jsonl")])
 
 
-def points(place: Callable[[], Path], chance: random.Random) -> Iterator[tuple[str, Callable[[], bool]]]:
+def points(chance: random.Random) -> Iterator[tuple[str, Callable[[Path], bool]]]:
     """Moments in different stages, the exact one by chance."""
     first = chance.randint(1, 3)
-    yield "generate", lambda: shards(place(), "instructions") >= first
-    yield "prefer", lambda: (place() / "data/filtered/manifest.json").is_file() and shards(place(), "responses") > 2
-    yield "tune", lambda: any(place().glob(".state/checkpoints/tune-sft-*/checkpoint-*"))
+    yield "generate", lambda place: shards(place, "instructions") >= first
+    yield "prefer", lambda place: shards(place, "responses") > 6 + first
+    yield "tune", lambda place: any(place.glob(".state/checkpoints/tune-sft-*/checkpoint-*"))
 
 
 def test_three_kills_lose_nothing(unkilled: Path, tmp_path: Path) -> None:
@@ -97,16 +73,16 @@ def test_three_kills_lose_nothing(unkilled: Path, tmp_path: Path) -> None:
     chance = random.Random(seed)
     log = tmp_path / "log"
     place = tmp_path / "mount-0"
-    for number, (stage, reached) in enumerate(points(lambda: place, chance)):
-        run = start(place, tmp_path / f"prefect-{number}", log)
-        kill_when(run, reached, chance.uniform(0, 0.5), log)
+    for number, (stage, reached) in enumerate(points(chance)):
+        run = start_study(place, tmp_path / f"prefect-{number}", log)
+        kill_when(run, partial(reached, place), chance.uniform(0, 0.5), log)
         before = {path: path.read_bytes() for path in place.glob(".state/rows/*/*.jsonl")}
         moved = tmp_path / f"mount-{number + 1}"
         shutil.move(place, moved)
         print(f"killed in {stage} with {len(before)} shards on disk")
         place = moved
-    run = start(place, tmp_path / "prefect-last", log)
-    finish(run, log)
+    run = start_study(place, tmp_path / "prefect-last", log)
+    finish_study(run, log)
     assert outputs(place) == outputs(unkilled)
     ids = [json.loads(line)["id"] for line in (place / "data/raw/raw.jsonl").read_text().splitlines()]
     assert len(ids) == len(set(ids)) == 100
@@ -121,8 +97,8 @@ def test_a_torn_shard_is_remade_and_nothing_else(unkilled: Path, tmp_path: Path)
     torn = sorted(place.glob(".state/rows/instructions-*/*.jsonl"))[0]
     content = torn.read_bytes()
     torn.write_bytes(content[: len(content) // 2])
-    run = start(place, tmp_path / "prefect", tmp_path / "log")
-    finish(run, tmp_path / "log")
+    run = start_study(place, tmp_path / "prefect", tmp_path / "log")
+    finish_study(run, tmp_path / "log")
     assert torn.read_bytes() == content
     assert {path: path.stat().st_mtime_ns for path in shards_before} == shards_before
     assert outputs(place) == outputs(unkilled)

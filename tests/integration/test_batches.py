@@ -1,4 +1,4 @@
-"""Prefect for real: retries finish the job, a cache hit runs nothing, a torn shard is remade, a false claim is caught."""
+"""Prefect for real: retries finish the job, a cache hit runs nothing, a torn shard is remade, no claim is believed."""
 
 from __future__ import annotations
 

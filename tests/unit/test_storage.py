@@ -1,4 +1,4 @@
-"""Storage: a file is whole or absent, a shard counts only by its checksum, a plan survives a kill, staleness has a why."""
+"""Storage: a file is whole or absent, a shard counts by its checksum, a plan survives a kill, staleness has a why."""
 
 from __future__ import annotations
 
@@ -201,3 +201,14 @@ def test_an_unwritable_workspace_is_refused_and_nothing_is_made(tmp_path: Path) 
         open_workspace(file / "inside")
     assert open_workspace(tmp_path / "new").root == tmp_path / "new"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+
+
+def test_leftovers_of_a_kill_are_swept_but_not_the_work_of_a_living_process(tmp_path: Path) -> None:
+    old, young = tmp_path / ".model.1234abcd.tmp", tmp_path / ".rows.jsonl.5678abcd.tmp"
+    old.mkdir()
+    (old / "weights").write_text("half")
+    young.write_text("half")
+    os.utime(old, (0, 0))
+    (tmp_path / "rows.jsonl").write_text("")
+    assert files.sweep_leftovers(tmp_path, 3600) == [old]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [young.name, "rows.jsonl"]
