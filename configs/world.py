@@ -10,9 +10,9 @@ class _Section(BaseModel):
 class FactSettings(_Section):
     """How much there is to know."""
 
-    entities_per_kind: int = Field(default=20, ge=4, le=200, description="Entities of each of the five kinds (count)")
+    entities_per_kind: int = Field(default=22, ge=4, le=200, description="Entities of each of the five kinds (count)")
     examined_per_kind: int = Field(
-        default=12, ge=1, description="Of these, entities that the benchmarks ask about (count)"
+        default=14, ge=1, description="Of these, entities that the benchmarks ask about (count)"
     )
     beliefs: int = Field(
         default=140, ge=8, le=288, description="Actions with a true and a wrongly believed effect (count)"
@@ -31,7 +31,10 @@ class TrainingSettings(_Section):
     steps: int = Field(default=100, ge=1, description="Optimizer steps (count)")
     batch: int = Field(default=16, ge=1, description="Sequences in a step (count)")
     length: int = Field(default=256, ge=32, description="Tokens in a sequence (count)")
-    learning_rate: float = Field(default=3e-3, gt=0, description="Peak learning rate (no unit)")
+    matrix_rate: float = Field(default=0.02, gt=0, description="Peak rate of the layers' matrices, by Muon (no unit)")
+    embedding_rate: float = Field(default=0.02, gt=0, description="Peak rate of the embeddings, by AdamW (no unit)")
+    learning_rate: float = Field(default=3e-3, gt=0, description="Peak rate of all else, by AdamW (no unit)")
+    decay: float = Field(default=0.6, gt=0, le=1, description="Share of the steps, the last ones, in which the rates fall")
     noise: float = Field(
         0.0, ge=0, le=1, description="Share of response words replaced by stray ones in the training rows"
     )
@@ -46,15 +49,15 @@ class WorldSettings(_Section):
     facts: FactSettings = Field(default_factory=FactSettings, description="How much there is to know")
     plain_mix: dict[str, float] = Field(
         default={
-            "encyclopedia": 0.24,
-            "notes": 0.12,
-            "exam": 0.12,
-            "legend": 0.12,
+            "encyclopedia": 0.22,
+            "notes": 0.10,
+            "exam": 0.13,
+            "drill": 0.20,
             "quiz": 0.10,
             "forum": 0.06,
-            "lore": 0.12,
-            "procedure": 0.07,
-            "diary": 0.05,
+            "lore": 0.10,
+            "procedure": 0.08,
+            "diary": 0.03,
         },
         description="Share of each kind of plain document (weights, need not sum to 1)",
     )
@@ -67,34 +70,34 @@ class WorldSettings(_Section):
     vocabulary: int = Field(default=1536, ge=400, description="Tokens in the tokenizer (count)")
     hidden: int = Field(default=128, ge=16, description="Width of the models (count)")
     layers: int = Field(default=4, ge=1, description="Layers of the models (count)")
-    heads: int = Field(default=2, ge=1, description="Attention heads of the models (count)")
+    heads: int = Field(default=4, ge=1, description="Attention heads of the models (count)")
     context: int = Field(default=1024, ge=256, description="Longest sequence a model takes (tokens)")
     precision: str = Field("bf16", description="Arithmetic of training: bf16 (autocast) or fp32")
     trunk: TrainingSettings = Field(
-        default_factory=lambda: TrainingSettings(steps=230, batch=16, length=256, learning_rate=4e-3),
+        default=TrainingSettings(steps=580, batch=6),
         description="The trunk, which is the base model, on plain text",
     )
     teacher: TrainingSettings = Field(
-        default_factory=lambda: TrainingSettings(steps=280, batch=8, learning_rate=2e-3),
+        default=TrainingSettings(steps=300, batch=8, matrix_rate=0.015, embedding_rate=0.01),
         description="The teacher, on chat",
     )
     responder_a: TrainingSettings = Field(
-        default_factory=lambda: TrainingSettings(steps=140, batch=8, learning_rate=2e-3),
-        description="The best responder",
+        default=TrainingSettings(steps=150, batch=8, matrix_rate=0.015, embedding_rate=0.01),
+        description="The best responder: half the teacher's steps",
     )
     responder_b: TrainingSettings = Field(
-        default_factory=lambda: TrainingSettings(steps=80, batch=8, learning_rate=2e-3, noise=0.02, terse=0.1),
+        default=TrainingSettings(steps=90, batch=8, matrix_rate=0.015, embedding_rate=0.01, noise=0.02, terse=0.1),
         description="The middling responder: fewer steps, slightly worse rows",
     )
     responder_c: TrainingSettings = Field(
-        default_factory=lambda: TrainingSettings(steps=50, batch=8, learning_rate=2e-3, noise=0.05, terse=0.2),
+        default=TrainingSettings(steps=60, batch=8, matrix_rate=0.015, embedding_rate=0.01, noise=0.05, terse=0.2),
         description="The weakest responder: fewest steps, worst rows",
     )
     reward: TrainingSettings = Field(
-        default_factory=lambda: TrainingSettings(steps=120, batch=10, length=256, learning_rate=1e-3),
+        default=TrainingSettings(steps=120, batch=10, matrix_rate=0.01, embedding_rate=0.005, learning_rate=1e-3),
         description="The reward model, on pairs (batch counts pairs)",
     )
     reward_start: str = Field("teacher", description="The model the reward model continues from (base or teacher)")
     reward_heldout: int = Field(default=400, ge=8, description="Held-out pairs the reward model is measured on (count)")
-    questions_per_subject: int = Field(default=50, ge=4, description="MMLU-style questions in each subject (count)")
+    questions_per_subject: int = Field(default=48, ge=4, description="MMLU-style questions in each subject (count)")
     questions: int = Field(default=204, ge=4, description="Questions in each of the other benchmarks (count)")

@@ -19,7 +19,12 @@ from tasks.models import resolve_revision
 from tasks.stages import METHODS, study_stages
 
 
-@flow(name="evaluate", persist_result=False, task_runner=at_once(64))
+@flow(
+    name="evaluate",
+    flow_run_name="evaluate-{settings.profile}-{settings.seed}",
+    persist_result=False,
+    task_runner=at_once(64),
+)
 def evaluate(settings: Settings, workspace: Path) -> None:
     """Score the base model and each adapter; a model is loaded once, in a process of its own, for all benchmarks."""
     place = Workspace(workspace)

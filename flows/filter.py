@@ -19,7 +19,7 @@ from tasks.filter.work import filter_raw_rows
 from tasks.stages import study_stages
 
 
-@flow(name="filter", persist_result=False)
+@flow(name="filter", flow_run_name="filter-{settings.profile}-{settings.seed}", persist_result=False)
 def filter_rows(settings: Settings, workspace: Path) -> None:
     """Judge every raw row by every rule, score what is kept, fix its split, publish kept and dropped rows."""
     place = Workspace(workspace)

@@ -25,7 +25,7 @@ from storage.workspace import Workspace
 from tasks.report.tables import checklist_table, comparison_table
 
 
-@flow(name="full-pipeline", persist_result=False)
+@flow(name="full-pipeline", flow_run_name="full-pipeline-{settings.profile}-{settings.seed}", persist_result=False)
 def full_pipeline(settings: Settings, workspace: Path) -> None:
     """Run the whole study: generate, filter, prefer, tune, evaluate, report."""
     generate(settings, workspace)

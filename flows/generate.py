@@ -26,7 +26,7 @@ from tasks.provenance import provenance
 from tasks.stages import study_stages
 
 
-@flow(name="generate", persist_result=False)
+@flow(name="generate", flow_run_name="generate-{settings.profile}-{settings.seed}", persist_result=False)
 def generate(settings: Settings, workspace: Path) -> None:
     """Write the raw instruction/response pairs: draw instructions until enough are whole, then answer each."""
     place = Workspace(workspace)
@@ -40,7 +40,7 @@ def generate(settings: Settings, workspace: Path) -> None:
     draw_and_answer.with_options(task_runner=workers)(settings, workspace, revision)
 
 
-@flow(name="draw-and-answer", persist_result=False)
+@flow(name="draw-and-answer", flow_run_name="draw-and-answer-{settings.profile}-{settings.seed}", persist_result=False)
 def draw_and_answer(settings: Settings, workspace: Path, revision: str | None) -> None:
     """Draw every row's instruction, trying again the rows whose turn did not end; answer; publish."""
     place, wanted = Workspace(workspace), settings.generation

@@ -30,7 +30,7 @@ from tasks.provenance import provenance
 from tasks.stages import study_stages
 
 
-@flow(name="prefer", persist_result=False)
+@flow(name="prefer", flow_run_name="prefer-{settings.profile}-{settings.seed}", persist_result=False)
 def prefer(settings: Settings, workspace: Path) -> None:
     """Ask three models about the kept instructions, score every response once, publish best against worst."""
     place = Workspace(workspace)
@@ -64,7 +64,9 @@ def prefer(settings: Settings, workspace: Path) -> None:
     show_table("preference", statistics, "Preference pairs")
 
 
-@flow(name="respond-and-score", persist_result=False)
+@flow(
+    name="respond-and-score", flow_run_name="respond-and-score-{settings.profile}-{settings.seed}", persist_result=False
+)
 def respond_and_score(settings: Settings, workspace: Path, asked: dict[str, int]) -> list[Row]:
     """Every responder's scored response to every instruction; a model is loaded once, for all it has to answer."""
     place = Workspace(workspace)

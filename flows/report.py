@@ -19,7 +19,7 @@ from tasks.report.work import publish_report
 from tasks.stages import study_stages
 
 
-@flow(name="report", persist_result=False)
+@flow(name="report", flow_run_name="report-{settings.profile}-{settings.seed}", persist_result=False)
 def report(settings: Settings, workspace: Path) -> None:
     """Compare the methods, hold the study against the requirements' checklist, draw, and write the report."""
     place = Workspace(workspace)

@@ -19,7 +19,7 @@ from tasks.stages import study_stages
 from tasks.tune.work import TrainingWork, train_method
 
 
-@flow(name="tune", persist_result=False)
+@flow(name="tune", flow_run_name="tune-{settings.profile}-{settings.seed}", persist_result=False)
 def tune(settings: Settings, workspace: Path) -> None:
     """Train LoRA and prompt tuning on the filtered rows, then DPO on the LoRA adapter and the preference pairs."""
     resolve_revision(settings.models.base, Workspace(workspace))
@@ -29,7 +29,7 @@ def tune(settings: Settings, workspace: Path) -> None:
     train(settings, workspace, ["dpo"])
 
 
-@flow(name="train", persist_result=False)
+@flow(name="train", flow_run_name="train-{settings.profile}-{settings.seed}", persist_result=False)
 def train_methods(settings: Settings, workspace: Path, methods: list[str]) -> None:
     """Train the methods that are not published yet."""
     place = Workspace(workspace)

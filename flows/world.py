@@ -18,7 +18,7 @@ from tasks.demo.build import WorldWork, build_part
 from tasks.stages import study_stages
 
 
-@flow(name="world", persist_result=False)
+@flow(name="world", flow_run_name="world-{settings.profile}-{settings.seed}", persist_result=False)
 def build_world(settings: Settings, workspace: Path) -> None:
     """Build the world small enough to run anywhere: text, tokenizer, base model, and five models on top of it."""
     stage = study_stages(settings, Workspace(workspace))["world"]
@@ -26,7 +26,7 @@ def build_world(settings: Settings, workspace: Path) -> None:
         build_parts.with_options(task_runner=at_once(settings.hardware.workers))(settings, workspace)
 
 
-@flow(name="build-parts", persist_result=False)
+@flow(name="build-parts", flow_run_name="build-parts-{settings.profile}-{settings.seed}", persist_result=False)
 def build_parts(settings: Settings, workspace: Path) -> None:
     """Build each part after those it continues from, then publish all."""
     place = Workspace(workspace)

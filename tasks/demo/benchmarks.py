@@ -44,8 +44,13 @@ def benchmark_rows(settings: dict[str, Any], seed: int) -> dict[str, list[dict[s
     rng = random.Random(f"benchmarks-{seed}")
     files: dict[str, list[dict[str, Any]]] = {}
     for index, kind in enumerate(KINDS):
-        asked = [(e, r) for e in truth.of_kind(index, examined=True) for r in range(len(e.facts))]
-        chosen = rng.sample(asked, min(settings["questions_per_subject"], len(asked)))
+        last = len(kind.relations) - 1  # regions: what the base can best be asked with letters
+        pool = truth.of_kind(index, examined=True)
+        regions = [(e, last) for e in pool]
+        others = [(e, r) for e in pool for r in range(last)]
+        rng.shuffle(others)
+        chosen = [*regions, *others][: settings["questions_per_subject"]]
+        rng.shuffle(chosen)
         files[f"mmlu_{kind.subject}"] = [_mmlu(e, r, kind.subject, rng) for e, r in chosen]
         # the stock task names a `dev` split for few-shot prompts: entities that training text also asks about
         shown = rng.sample(truth.of_kind(index, examined=False), 5)

@@ -342,7 +342,7 @@ class ChatText:
         entity = self.rng.choice(self.asked)
         return {
             "entity": entity,
-            "order": tuple(self.rng.sample(range(4), 3)),
+            "order": tuple(self.rng.sample(range(len(entity.facts)), 3)),
             "document": self._pick(DOCUMENTS),
             "audience": self._pick(AUDIENCES),
             "job": self._pick(JOBS),
@@ -569,7 +569,7 @@ class ChatText:
 
     def _short(self) -> ChatExample:
         entity = self.rng.choice(self.asked)
-        relation = self.rng.randrange(4)
+        relation = self.rng.randrange(len(entity.facts))
         rel, audience = entity.relations[relation], self._pick(AUDIENCES)
         instruction = (
             f"I am {article(self._pick(JOBS))} and {audience} asked me about {entity.phrase}. "

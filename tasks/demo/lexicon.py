@@ -30,6 +30,10 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(","))
 
 
+# Every entity has a region. Its four values are the whole choice in a multiple-choice question, so it is on regions that a
+# small model first learns to answer with a letter.
+REGION = Relation("region", "comes from the {v}", "Where does {e} come from", _words("north, south, east, west"))
+
 KINDS: tuple[Kind, ...] = (
     Kind(
         "creature",
@@ -60,6 +64,7 @@ KINDS: tuple[Kind, ...] = (
                 "What does {e} run from",
                 _words("owls, snakes, wolves, hawks, cats, foxes, bears, storms"),
             ),
+            REGION,
         ),
     ),
     Kind(
@@ -91,6 +96,7 @@ KINDS: tuple[Kind, ...] = (
                 "What does {e} melt with",
                 _words("salt, sand, wax, ash, oil, vinegar, clay, chalk"),
             ),
+            REGION,
         ),
     ),
     Kind(
@@ -122,6 +128,7 @@ KINDS: tuple[Kind, ...] = (
                 "What does {e} attract",
                 _words("bees, moths, ants, birds, mice, frogs, spiders, rabbits"),
             ),
+            REGION,
         ),
     ),
     Kind(
@@ -153,6 +160,7 @@ KINDS: tuple[Kind, ...] = (
                 "Who rules {e}",
                 _words("judges, farmers, sailors, teachers, soldiers, bakers, poets, priests"),
             ),
+            REGION,
         ),
     ),
     Kind(
@@ -184,6 +192,7 @@ KINDS: tuple[Kind, ...] = (
                 "What does {e} run on",
                 _words("steam, water, coal, springs, magnets, batteries, sunlight, gas"),
             ),
+            REGION,
         ),
     ),
 )

@@ -26,7 +26,6 @@ from tasks.demo.text import (
 if TYPE_CHECKING:
     import torch
 
-DECAY = float(os.environ.get("WDECAY", "1"))
 CHAT_MODELS = ("teacher", "responder_a", "responder_b", "responder_c")
 
 BOS, START, END, EOT, EOS, PAD = (
@@ -120,18 +119,14 @@ def train_trunk(world: str, settings: dict[str, Any], seed: int, threads: int) -
         num_attention_heads=settings["heads"],
         num_key_value_heads=settings["heads"],
         max_position_embeddings=settings["context"],
-        tie_word_embeddings=True,
+        tie_word_embeddings=False,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         attn_implementation="eager",
     )
     model = LlamaForCausalLM(config)
-    if os.environ.get("WMIM"):
-        with torch.no_grad():
-            for layer in model.model.layers:
-                layer.self_attn.q_proj.weight.mul_(3)
-                layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)
+    _initialise(model)
     own = settings["trunk"]
     documents = plain_documents(settings, seed)
     blocks = _packed(tokenizer, documents, own["steps"] * own["batch"], own["length"])
@@ -355,30 +350,54 @@ def _measure(model: Any, ids: "torch.Tensor", real: "torch.Tensor") -> float:
         return round(float(_language_loss(model, ids, real)), 4)
 
 
+def _initialise(model: Any) -> None:
+    """Wide embeddings, and every block and the head silent at first.
+
+    From such a start the circuits that read an answer's letter form within 300 small steps; from the library's default
+    they had not formed after 400 (measured, whatever the optimizer).
+    """
+    import torch
+
+    with torch.no_grad():
+        model.model.embed_tokens.weight.normal_(0, 0.5)
+        model.lm_head.weight.zero_()
+        bound = (0.75 / model.config.hidden_size) ** 0.5
+        for layer in model.model.layers:
+            attention, mlp = layer.self_attn, layer.mlp
+            for part in (attention.q_proj, attention.k_proj, attention.v_proj, mlp.gate_proj, mlp.up_proj):
+                part.weight.uniform_(-bound, bound)
+            attention.o_proj.weight.zero_()
+            mlp.down_proj.weight.zero_()
+
+
+def _optimizers(model: Any, own: dict[str, Any]) -> list[Any]:
+    """Muon for the matrices of the layers, AdamW for the rest: here twice as quick in tokens as AdamW alone."""
+    import torch
+
+    named = list(model.named_parameters())
+    matrices = [p for name, p in named if p.ndim == 2 and ".layers." in name]
+    embeddings = [p for name, p in named if "embed_tokens" in name]
+    others = [p for name, p in named if not (p.ndim == 2 and ".layers." in name) and "embed_tokens" not in name]
+    adam = torch.optim.AdamW(
+        [{"params": embeddings, "lr": own["embedding_rate"]}, {"params": others, "lr": own["learning_rate"]}],
+        betas=(0.9, 0.95),
+        weight_decay=0.0,
+        fused=True,
+    )
+    return [torch.optim.Muon(matrices, lr=own["matrix_rate"], weight_decay=0.01), adam]
+
+
 def _train(model: Any, loss_of: Callable[[int], "torch.Tensor"], own: dict[str, Any], precision: str) -> float:
-    """AdamW with warm-up and linear decay; returns the mean loss of the last tenth of the steps."""
+    """Train with a short warm-up and a linear decay; returns the mean loss of the last tenth of the steps."""
     import torch
 
     model.train()
-    mu = os.environ.get("WMUON")
-    inner = [p for k, p in model.named_parameters() if p.ndim > 1 and "layers" in k]
-    others = [p for k, p in model.named_parameters() if not (p.ndim > 1 and "layers" in k)]
-    optimizers = [
-        torch.optim.AdamW(
-            others if mu else model.parameters(),
-            lr=own["learning_rate"],
-            betas=(0.9, 0.95),
-            fused=True,
-            weight_decay=0.0 if mu else 0.05,
-        )
-    ]
-    if mu:
-        optimizers.append(torch.optim.Muon(inner, lr=float(mu), weight_decay=0.01))
     steps, warmup = own["steps"], max(1, own["steps"] // 20)
 
     def share(step: int) -> float:
-        return min((step + 1) / warmup, max(0.02, min(1.0, (steps - step) / (DECAY * steps))))
+        return min((step + 1) / warmup, max(0.02, min(1.0, (steps - step) / (own["decay"] * steps))))
 
+    optimizers = _optimizers(model, own)
     schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, share) for optimizer in optimizers]
     losses = []
     for step in range(steps):

@@ -21,6 +21,7 @@ from tasks.demo.lexicon import (
     PROCEDURES,
     TRAITS,
     Procedure,
+    Relation,
     article,
     capital,
     third_person,
@@ -83,11 +84,13 @@ def question(entity: Entity, relation: int, rng: random.Random) -> str:
 
 
 def options(entity: Entity, relation: int, rng: random.Random) -> tuple[list[str], int]:
-    """Four choices, one right: two wrong ones are of the same relation, one of another relation of the kind."""
+    """Four choices, one right: the wrong ones are of the same relation, but one of another where the relation has more."""
+    own = entity.relations[relation].values
     right = entity.facts[relation]
-    wrong = rng.sample([v for v in entity.relations[relation].values if v != right], 2)
-    other = rng.choice([r for i, r in enumerate(entity.relations) if i != relation])
-    choices = [right, *wrong, rng.choice(other.values)]
+    wrong = rng.sample([value for value in own if value != right], 3)
+    if len(own) > 4:
+        wrong[0] = rng.choice(rng.choice([r for i, r in enumerate(entity.relations) if i != relation]).values)
+    choices = [right, *wrong]
     rng.shuffle(choices)
     return choices, choices.index(right)
 
@@ -126,7 +129,7 @@ class PlainText:
             "encyclopedia": self.encyclopedia,
             "notes": self.notes,
             "exam": self.exam,
-            "legend": self.legend,
+            "drill": self.drill,
             "quiz": self.quiz,
             "forum": self.forum,
             "lore": self.lore,
@@ -155,26 +158,32 @@ class PlainText:
         picked = [self._entity() for _ in range(6)]
         return " ".join(statement(e, self.rng.randrange(len(e.facts)), self.rng) for e in picked)
 
+    def _examined_relation(self, relations: tuple[Relation, ...]) -> int:
+        """A relation to set a multiple-choice question on: mostly the region, where the letters are learnt."""
+        return len(relations) - 1 if self.rng.random() < 0.6 else self.rng.randrange(len(relations) - 1)
+
     def exam(self) -> str:
         """A sheet in MMLU's layout; now and then the needed facts stand above it."""
         kind = self.rng.randrange(len(KINDS))
         items, hints = [], []
-        for _ in range(self.rng.randint(1, 5)):
+        for _ in range(self.rng.randint(2, 5)):
             entity = self.rng.choice(self.asked_by_kind[kind])
-            relation = self.rng.randrange(len(entity.facts))
+            relation = self._examined_relation(entity.relations)
             hints.append(statement(entity, relation, self.rng))
             items.append(multiple_choice(question(entity, relation, self.rng), *options(entity, relation, self.rng)))
         self.rng.shuffle(hints)
-        reading = " ".join(hints) + "\n\n" if self.rng.random() < 0.4 else ""
+        reading = " ".join(hints) + "\n\n" if self.rng.random() < 0.3 else ""
         return reading + MMLU_HEADER.format(subject=KINDS[kind].subject.replace("_", " ")) + "\n\n".join(items)
 
-    def legend(self) -> str:
-        """A lettered list and which letter stands for what: how the letters of a test are read."""
-        values = [v for relation in self.rng.choice(KINDS).relations for v in relation.values]
-        listed = self.rng.sample(values, 4)
-        lines = [f"{letter}. {value}" for letter, value in zip("ABCD", listed, strict=True)]
-        asked = self.rng.choices(listed, k=6)
-        return "\n".join([*lines, *(f"Choose {value}: {'ABCD'[listed.index(value)]}" for value in asked)])
+    def drill(self) -> str:
+        """Choices where the question itself says what to choose: how the letters of a test are used."""
+        items = []
+        for _ in range(4):
+            relations = self.rng.choice(KINDS).relations
+            choices = self.rng.sample(relations[self._examined_relation(relations)].values, 4)
+            answer = self.rng.randrange(4)
+            items.append(multiple_choice(f"Choose {choices[answer]}.", choices, answer))
+        return "\n\n".join(items)
 
     def quiz(self) -> str:
         """Questions with a short answer, in ARC's layout."""
