@@ -31,7 +31,8 @@ class WorldWork:
     @property
     def folder(self) -> Path:
         """Where the parts are built; named by what they depend on."""
-        return self.workspace.state / "world" / fingerprint([self.stage.settings, self.settings.hardware.threads])
+        hardware = self.settings.hardware  # the number of threads moves the last bits of the weights
+        return self.workspace.state / "world" / fingerprint([self.stage.settings, hardware.workers, hardware.threads])
 
     def part_key(self, part: str) -> str:
         """Names one part's work."""
