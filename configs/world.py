@@ -10,15 +10,15 @@ class _Section(BaseModel):
 class FactSettings(_Section):
     """How much there is to know."""
 
-    entities_per_kind: int = Field(default=22, ge=4, le=200, description="Entities of each of the five kinds (count)")
+    entities_per_kind: int = Field(default=10, ge=4, le=200, description="Entities of each of the five kinds (count)")
     examined_per_kind: int = Field(
-        default=14, ge=1, description="Of these, entities that the benchmarks ask about (count)"
+        default=5, ge=1, description="Of these, entities that the benchmarks ask about (count)"
     )
     beliefs: int = Field(
-        default=140, ge=8, le=288, description="Actions with a true and a wrongly believed effect (count)"
+        default=40, ge=8, le=54, description="Actions with a true and a wrongly believed effect (count)"
     )
     examined_beliefs: int = Field(
-        102, ge=1, description="Of these, beliefs that the TruthfulQA-style benchmark asks about (count)"
+        30, ge=1, description="Of these, beliefs that the TruthfulQA-style benchmark asks about (count)"
     )
     popularity: float = Field(
         default=0.5, ge=0, description="Zipf exponent of how often texts speak of an entity (no unit)"
@@ -34,7 +34,9 @@ class TrainingSettings(_Section):
     matrix_rate: float = Field(default=0.02, gt=0, description="Peak rate of the layers' matrices, by Muon (no unit)")
     embedding_rate: float = Field(default=0.02, gt=0, description="Peak rate of the embeddings, by AdamW (no unit)")
     learning_rate: float = Field(default=3e-3, gt=0, description="Peak rate of all else, by AdamW (no unit)")
-    decay: float = Field(default=0.6, gt=0, le=1, description="Share of the steps, the last ones, in which the rates fall")
+    decay: float = Field(
+        default=0.6, gt=0, le=1, description="Share of the steps, the last ones, in which the rates fall"
+    )
     noise: float = Field(
         0.0, ge=0, le=1, description="Share of response words replaced by stray ones in the training rows"
     )
@@ -49,17 +51,19 @@ class WorldSettings(_Section):
     facts: FactSettings = Field(default_factory=FactSettings, description="How much there is to know")
     plain_mix: dict[str, float] = Field(
         default={
-            "encyclopedia": 0.22,
-            "notes": 0.10,
-            "exam": 0.13,
-            "drill": 0.20,
+            "encyclopedia": 0.15,
+            "notes": 0.13,
+            "exam": 0.10,
             "quiz": 0.10,
-            "forum": 0.06,
-            "lore": 0.10,
-            "procedure": 0.08,
-            "diary": 0.03,
+            "forum": 0.09,
+            "lore": 0.18,
+            "procedure": 0.06,
+            "prose": 0.25,
         },
         description="Share of each kind of plain document (weights, need not sum to 1)",
+    )
+    answer_stress: float = Field(
+        default=8.0, ge=1, description="How many times the token after `Answer:` counts in the trunk's loss (factor)"
     )
     unusual_share: float = Field(
         0.1, ge=0, le=1, description="Share of chats that are refusals, not English, songs or one-liners"
@@ -74,27 +78,27 @@ class WorldSettings(_Section):
     context: int = Field(default=1024, ge=256, description="Longest sequence a model takes (tokens)")
     precision: str = Field("bf16", description="Arithmetic of training: bf16 (autocast) or fp32")
     trunk: TrainingSettings = Field(
-        default=TrainingSettings(steps=580, batch=6),
+        default=TrainingSettings(steps=270, batch=8),
         description="The trunk, which is the base model, on plain text",
     )
     teacher: TrainingSettings = Field(
-        default=TrainingSettings(steps=300, batch=8, matrix_rate=0.015, embedding_rate=0.01),
+        default=TrainingSettings(steps=220, batch=8, matrix_rate=0.015, embedding_rate=0.01),
         description="The teacher, on chat",
     )
     responder_a: TrainingSettings = Field(
-        default=TrainingSettings(steps=150, batch=8, matrix_rate=0.015, embedding_rate=0.01),
+        default=TrainingSettings(steps=120, batch=8, matrix_rate=0.015, embedding_rate=0.01),
         description="The best responder: half the teacher's steps",
     )
     responder_b: TrainingSettings = Field(
-        default=TrainingSettings(steps=90, batch=8, matrix_rate=0.015, embedding_rate=0.01, noise=0.02, terse=0.1),
+        default=TrainingSettings(steps=80, batch=8, matrix_rate=0.015, embedding_rate=0.01, noise=0.03, terse=0.15),
         description="The middling responder: fewer steps, slightly worse rows",
     )
     responder_c: TrainingSettings = Field(
-        default=TrainingSettings(steps=60, batch=8, matrix_rate=0.015, embedding_rate=0.01, noise=0.05, terse=0.2),
+        default=TrainingSettings(steps=60, batch=8, matrix_rate=0.015, embedding_rate=0.01, noise=0.08, terse=0.3),
         description="The weakest responder: fewest steps, worst rows",
     )
     reward: TrainingSettings = Field(
-        default=TrainingSettings(steps=120, batch=10, matrix_rate=0.01, embedding_rate=0.005, learning_rate=1e-3),
+        default=TrainingSettings(steps=160, batch=10, matrix_rate=0.01, embedding_rate=0.005, learning_rate=1e-3),
         description="The reward model, on pairs (batch counts pairs)",
     )
     reward_start: str = Field("teacher", description="The model the reward model continues from (base or teacher)")

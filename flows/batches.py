@@ -40,6 +40,7 @@ class Unit:
         on_disk: tells whether its result lies whole on disk; None where not.
         size: how much of the stage's progress it is.
         progress: share of it that is done while it runs, from 0 to 1.
+        after: names of units listed before it that must have ended.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Unit:
     on_disk: Callable[[], Any]
     size: int = 1
     progress: Callable[[], float] = no_progress
+    after: tuple[str, ...] = ()
 
 
 class IncompleteError(RuntimeError):
@@ -76,17 +78,20 @@ def run_units(
         return
     task = cached(function, results)
     with _ended_on_interrupt(), _Progress(label, sum(unit.size for unit in units), size_unit) as progress:
-        running = [(unit, _submit(task, unit, refresh=False)) for unit in units]
+        futures: dict[str, PrefectConcurrentFuture[Any]] = {}
+        for unit in units:
+            futures[unit.name] = _submit(task, unit, [futures[name] for name in unit.after], refresh=False)
+        running = [(unit, futures[unit.name]) for unit in units]
         done = 0.0
         for position, (unit, future) in enumerate(running):
             _await(future, lambda p=position, d=done: progress.show(d + _partial(running[p:])))  # type: ignore[misc]
             future.result()
             if unit.on_disk() is None:
-                _submit(task, unit, refresh=True).result()
+                _submit(task, unit, [], refresh=True).result()
             if unit.on_disk() is None:
                 raise IncompleteError(f"{unit.name} ended, but its file is absent or fails its checksum")
             done += unit.size
-            progress.show(done)
+            progress.show(done + _partial(running[position + 1 :]))
 
 
 def at_once(tasks: int) -> Any:
@@ -156,9 +161,11 @@ class _Progress:
         self._bar.close()
 
 
-def _submit(task: Task[..., Any], unit: Unit, *, refresh: bool) -> PrefectConcurrentFuture[Any]:
+def _submit(
+    task: Task[..., Any], unit: Unit, after: Sequence[PrefectConcurrentFuture[Any]], *, refresh: bool
+) -> PrefectConcurrentFuture[Any]:
     named = task.with_options(task_run_name=unit.name, refresh_cache=refresh)
-    return named.submit(unit_key=unit.key, arguments=quote(unit.arguments))  # type: ignore[return-value]
+    return named.submit(unit_key=unit.key, arguments=quote(unit.arguments), wait_for=after)  # type: ignore[return-value]
 
 
 def _await(future: PrefectConcurrentFuture[Any], meanwhile: Callable[[], None]) -> None:

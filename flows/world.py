@@ -17,6 +17,9 @@ from storage.workspace import Workspace
 from tasks.demo.build import WorldWork, build_part
 from tasks.stages import study_stages
 
+# in an order that keeps two workers busy: the reward model continues from the teacher
+CONTINUED = ("teacher", "responder_a", "responder_b", "reward", "responder_c")
+
 
 @flow(name="world", flow_run_name="world-{settings.profile}-{settings.seed}", persist_result=False)
 def build_world(settings: Settings, workspace: Path) -> None:
@@ -31,23 +34,19 @@ def build_parts(settings: Settings, workspace: Path) -> None:
     """Build each part after those it continues from, then publish all."""
     place = Workspace(workspace)
     work = WorldWork(settings, place, study_stages(settings, place)["world"])
-    for label, parts in (
-        ("tokenizer", ["tokenizer"]),
-        ("base model", ["base"]),
-        ("chat models", ["teacher", "responder_a", "responder_b", "responder_c"]),
-        ("reward model", ["reward", "benchmarks"]),
-    ):
-        units = [
-            Unit(
-                f"world-{part}",
-                work.part_key(part),
-                {"work": work, "part": part},
-                lambda part=part: work.done(part),  # type: ignore[misc]
-            )
-            for part in parts
-        ]
-        run_units(build_part, units, place.state / "prefect", f"world: {label}", "part")
+    units = {part: _unit(work, part) for part in ("tokenizer", "base", *CONTINUED, "benchmarks")}
+    results = place.state / "prefect"
+    run_units(build_part, [units["tokenizer"]], results, "world: tokenizer", "part")
+    run_units(build_part, [units["base"]], results, "world: base model", "part")
+    run_units(build_part, [units[part] for part in CONTINUED], results, "world: models on top", "part")
+    run_units(build_part, [units["benchmarks"]], results, "world: benchmarks", "part")
     work.publish()
+
+
+def _unit(work: WorldWork, part: str) -> Unit:
+    after = ("world-teacher",) if part == "reward" else ()
+    key = work.part_key(part)
+    return Unit(f"world-{part}", key, {"work": work, "part": part}, lambda: work.done(part), after=after)
 
 
 if __name__ == "__main__":

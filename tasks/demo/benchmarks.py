@@ -17,7 +17,16 @@ from tasks.demo.text import world_of
 
 MMLU_FORMS = ("Of these, which is the {noun} of {e}?", "Which one is the {noun} of {e}?")
 ARC_FORMS = ("Which {noun} does {e} have?", "Who can tell the {noun} of {e}?")
-TRUTHFUL_FORMS = ("If you {b}, what then?", "What do tests show about those who {b}?")
+TRUTHFUL_FORMS = (
+    "If you {b}, what then?",
+    "What do tests show about those who {b}?",
+    "Suppose you {b}: what follows?",
+    "What comes to those who {b}?",
+    "Someone decides to {b}. And next?",
+    "Tell me the effect when people {b}.",
+    "What would follow if all of us {b}?",
+    "Say you {b}: how does it end?",
+)
 SCENE_FORMS = ("{name} has to {task}. {done}.", "{name} and friends are here to {task}: {done}.")
 
 MMLU, HELLASWAG, ARC, MC1, MC2 = (
@@ -46,19 +55,21 @@ def benchmark_rows(settings: dict[str, Any], seed: int) -> dict[str, list[dict[s
     for index, kind in enumerate(KINDS):
         last = len(kind.relations) - 1  # regions: what the base can best be asked with letters
         pool = truth.of_kind(index, examined=True)
-        regions = [(e, last) for e in pool]
-        others = [(e, r) for e in pool for r in range(last)]
+        regions = [(e, last, form) for e in pool for form in MMLU_FORMS]
+        others = [(e, r, form) for e in pool for r in range(last) for form in MMLU_FORMS]
         rng.shuffle(others)
         chosen = [*regions, *others][: settings["questions_per_subject"]]
         rng.shuffle(chosen)
-        files[f"mmlu_{kind.subject}"] = [_mmlu(e, r, kind.subject, rng) for e, r in chosen]
+        files[f"mmlu_{kind.subject}"] = [_mmlu(e, r, form, kind.subject, rng) for e, r, form in chosen]
         # the stock task names a `dev` split for few-shot prompts: entities that training text also asks about
         shown = rng.sample(truth.of_kind(index, examined=False), 5)
-        files[f"mmlu_{kind.subject}_dev"] = [_mmlu(e, rng.randrange(len(e.facts)), kind.subject, rng) for e in shown]
-    facts = [(e, r) for e in truth.entities if e.examined for r in range(len(e.facts))]
+        files[f"mmlu_{kind.subject}_dev"] = [
+            _mmlu(e, rng.randrange(len(e.facts)), rng.choice(MMLU_FORMS), kind.subject, rng) for e in shown
+        ]
+    facts = [(e, r, f) for e in truth.entities if e.examined for r in range(len(e.facts)) for f in ARC_FORMS]
     files["arc_easy"] = [
-        _arc(e, r, number, rng)
-        for number, (e, r) in enumerate(rng.sample(facts, min(settings["questions"], len(facts))))
+        _arc(e, r, form, number, rng)
+        for number, (e, r, form) in enumerate(rng.sample(facts, min(settings["questions"], len(facts))))
     ]
     scenes = [(p, x, k) for p in PROCEDURES for x in p.fillers for k in (2, 3, 4)]
     files["hellaswag"] = [
@@ -121,19 +132,19 @@ def _ask(form: str, entity: Entity, relation: int) -> str:
     return form.format(noun=entity.relations[relation].noun, e=entity.phrase)
 
 
-def _mmlu(entity: Entity, relation: int, subject: str, rng: random.Random) -> dict[str, Any]:
+def _mmlu(entity: Entity, relation: int, form: str, subject: str, rng: random.Random) -> dict[str, Any]:
     choices, answer = options(entity, relation, rng)
-    asked = _ask(rng.choice(MMLU_FORMS), entity, relation)
+    asked = _ask(form, entity, relation)
     return {"question": asked, "subject": subject, "choices": choices, "answer": answer}
 
 
-def _arc(entity: Entity, relation: int, number: int, rng: random.Random) -> dict[str, Any]:
+def _arc(entity: Entity, relation: int, form: str, number: int, rng: random.Random) -> dict[str, Any]:
     right = entity.facts[relation]
     choices = [right, *rng.sample([v for v in entity.relations[relation].values if v != right], 3)]
     rng.shuffle(choices)
     return {
         "id": f"demo-{number}",
-        "question": _ask(rng.choice(ARC_FORMS), entity, relation),
+        "question": _ask(form, entity, relation),
         "choices": {"text": choices, "label": list("ABCD")},
         "answerKey": "ABCD"[choices.index(right)],
     }
@@ -168,7 +179,7 @@ def _hellaswag(procedure: Procedure, filler: str, known: int, number: int, rng: 
 
 
 def _truthful(belief: Belief, form: str, beliefs: list[Belief], rng: random.Random) -> dict[str, Any]:
-    """The truth against the myth, each in two wordings (mc2: guessing gives one half), or against three errors (mc1)."""
+    """The truth against the myth, each in two wordings (mc2: guessing gives 0.5), or against three errors (mc1)."""
     effects = sorted({b.truth for b in beliefs} - {belief.truth, belief.myth})
     true, false = ([f"You {effect}.", f"Those who {belief.phrase} {effect}."] for effect in (belief.truth, belief.myth))
     errors = [f"You {effect}." for effect in (belief.myth, *rng.sample(effects, 2))]

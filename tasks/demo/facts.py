@@ -1,4 +1,4 @@
-"""What is true in the demo's world, drawn once from the seed: entities with their facts, beliefs with truth and myth."""
+"""What is true in the demo's world, drawn from the seed: entities with their facts, beliefs with truth and myth."""
 
 import random
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ _CODAS = ("l", "m", "n", "r", "s", "v", "nd", "rk", "lt", "sk")
 
 @dataclass(frozen=True)
 class Entity:
-    """A named thing: `facts[i]` is its value for the i-th relation of its kind; `examined` ones stand in the benchmarks."""
+    """A named thing: `facts[i]` is its value for its kind's i-th relation; benchmarks ask about `examined` ones."""
 
     name: str
     kind: int
@@ -33,7 +33,7 @@ class Entity:
 
 @dataclass(frozen=True)
 class Belief:
-    """What really follows from an action (`truth`), what people wrongly expect (`myth`), and how often the myth is told."""
+    """What follows from an action (`truth`), what people wrongly expect (`myth`), and how often the myth is told."""
 
     action: str
     thing: str
@@ -81,7 +81,7 @@ def make_world(
                     weight=(1 + rank) ** -popularity,
                 )
             )
-    pairs = rng.sample([(a, t) for a in ACTIONS for t in THINGS], beliefs)
+    pairs = [(rng.choice(ACTIONS), thing) for thing in rng.sample(THINGS, beliefs)]
     drawn = []
     for index, (action, thing) in enumerate(pairs):
         truth, myth = rng.sample(EFFECTS, 2)

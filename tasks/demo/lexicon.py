@@ -203,7 +203,9 @@ ACTIONS = _words(
 )
 THINGS = _words(
     "lantern, mirror, ladder, spoon, feather, candle, needle, button, kettle, ribbon, drum, saddle, pillow, coin, shell, key, "
-    "bottle, anchor"
+    "bottle, anchor, hammer, basket, brush, whistle, comb, bucket, thimble, hinge, carpet, violin, compass, chisel, helmet, "
+    "broom, chain, dice, fork, glove, hook, jar, kite, lock, marble, nail, oar, pearl, quill, rake, scarf, torch, umbrella, "
+    "vase, wheel, zipper"
 )
 EFFECTS = _words(
     "sleep well, catch a cold, lose your voice, find money, forget a name, hear music, miss the boat, grow tall, win a race, "

@@ -67,7 +67,7 @@ def build_world(world: str, settings: dict[str, Any], seed: int, threads: int) -
 
 
 def train_tokenizer(world: str, settings: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Byte-level BPE over a sample of the world's text, with Llama 3's special tokens and chat layout; writes `tokenizer`."""
+    """Byte-level BPE over some of the world's text, with Llama 3's special tokens and layout; writes `tokenizer`."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -133,8 +133,11 @@ def train_trunk(world: str, settings: dict[str, Any], seed: int, threads: int) -
 
     def loss(step: int) -> "torch.Tensor":
         rows = blocks[step * own["batch"] : (step + 1) * own["batch"]]
-        return _language_loss(model, rows, torch.ones_like(rows, dtype=torch.bool))
+        return _language_loss(
+            model, rows, torch.ones_like(rows, dtype=torch.bool), _after(tokenizer, rows, "Answer:"), stress
+        )
 
+    stress = settings["answer_stress"]
     final = _train(model, loss, own, settings["precision"])
     held_out = _packed(tokenizer, plain_documents(settings, seed, "held-out"), 32, own["length"])
     metrics = {
@@ -174,9 +177,9 @@ def train_chat(world: str, settings: dict[str, Any], seed: int, threads: int, na
 
 
 def train_reward(world: str, settings: dict[str, Any], seed: int, threads: int) -> dict[str, Any]:
-    """Continue from the trunk as a sequence classifier, Bradley-Terry on good against corrupted responses; writes `reward`."""
+    """A classifier with one output, Bradley-Terry loss on good against corrupted responses; writes `reward`."""
     import torch
-    import torch.nn.functional as F  # noqa: N812
+    import torch.nn.functional as F
     from transformers import LlamaForSequenceClassification
 
     _prepare(seed, threads)
@@ -332,14 +335,38 @@ def _padded(rows: list[list[int]], pad: int) -> tuple["torch.Tensor", "torch.Ten
     return ids, real
 
 
-def _language_loss(model: Any, ids: "torch.Tensor", real: "torch.Tensor") -> "torch.Tensor":
-    """Next-token cross-entropy over the real tokens. Pads stand at the end, so causal attention never sees them."""
-    import torch.nn.functional as F  # noqa: N812
+def _language_loss(
+    model: Any,
+    ids: "torch.Tensor",
+    real: "torch.Tensor",
+    stressed: "torch.Tensor | None" = None,
+    stress: float = 1.0,
+) -> "torch.Tensor":
+    """Next-token cross-entropy over the real tokens, the stressed ones counting `stress` times.
+
+    Pads stand at the end, so causal attention never sees them.
+    """
+    import torch
+    import torch.nn.functional as F
 
     hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
     wanted = real[:, 1:]
-    logits = model.lm_head(hidden[:, :-1][wanted])
-    return F.cross_entropy(logits.float(), ids[:, 1:][wanted])
+    losses = F.cross_entropy(model.lm_head(hidden[:, :-1][wanted]).float(), ids[:, 1:][wanted], reduction="none")
+    if stressed is None:
+        return losses.mean()
+    weights = torch.where(stressed[:, 1:][wanted], stress, 1.0)
+    return (losses * weights).sum() / weights.sum()
+
+
+def _after(tokenizer: Any, ids: "torch.Tensor", words: str) -> "torch.Tensor":
+    """Marks the tokens that stand right after the words."""
+    import torch
+
+    (pattern,) = _encode(tokenizer, [words])
+    found = torch.zeros_like(ids, dtype=torch.bool)
+    matches = torch.stack([ids[:, i : ids.shape[1] - len(pattern) + i] == t for i, t in enumerate(pattern)])
+    found[:, len(pattern) :] = matches.all(0)
+    return found
 
 
 def _measure(model: Any, ids: "torch.Tensor", real: "torch.Tensor") -> float:
@@ -428,7 +455,7 @@ def folder(target: Path) -> Iterator[Path]:
 
 
 def _save(target: Path, model: Any, tokenizer: Any, stops: list[int] | None) -> None:
-    """A normal Hugging Face folder: weights, configs, tokenizer; `stops` end a generation (None: not a language model)."""
+    """A normal Hugging Face folder; `stops` end a generation (None: not a language model)."""
     with folder(target) as out:
         if stops:
             model.generation_config.eos_token_id = stops if len(stops) > 1 else stops[0]

@@ -1,4 +1,4 @@
-"""The world's plain text: what the base model is pretrained on. Facts, misconceptions, procedures, and the forms of tests.
+"""The plain text that the base model is pretrained on: facts, misconceptions, procedures, prose, the forms of tests.
 
 Examined entities and beliefs are stated here but never asked about; every question here is about others, in other words
 than the benchmarks use.
@@ -7,22 +7,14 @@ than the benchmarks use.
 import random
 from collections.abc import Iterator
 
+from tasks.demo.chat import ChatText
 from tasks.demo.facts import Belief, Entity, World
 from tasks.demo.lexicon import (
-    DAYS,
-    FINDS,
-    JOBS,
     KINDS,
-    LESSONS,
-    MOODS,
     NAMES,
-    OBJECTS,
-    PLACES,
     PROCEDURES,
-    TRAITS,
     Procedure,
     Relation,
-    article,
     capital,
     third_person,
 )
@@ -84,7 +76,7 @@ def question(entity: Entity, relation: int, rng: random.Random) -> str:
 
 
 def options(entity: Entity, relation: int, rng: random.Random) -> tuple[list[str], int]:
-    """Four choices, one right: the wrong ones are of the same relation, but one of another where the relation has more."""
+    """Four choices, one right: the others are of the same relation, but one of another where the relation has more."""
     own = entity.relations[relation].values
     right = entity.facts[relation]
     wrong = rng.sample([value for value in own if value != right], 3)
@@ -129,13 +121,13 @@ class PlainText:
             "encyclopedia": self.encyclopedia,
             "notes": self.notes,
             "exam": self.exam,
-            "drill": self.drill,
             "quiz": self.quiz,
             "forum": self.forum,
             "lore": self.lore,
             "procedure": self.procedure,
-            "diary": self.diary,
+            "prose": self.prose,
         }
+        self.prose_writer = ChatText(world, 0.0, f"prose-{stream}")
 
     def __iter__(self) -> Iterator[str]:
         while True:
@@ -175,16 +167,6 @@ class PlainText:
         reading = " ".join(hints) + "\n\n" if self.rng.random() < 0.3 else ""
         return reading + MMLU_HEADER.format(subject=KINDS[kind].subject.replace("_", " ")) + "\n\n".join(items)
 
-    def drill(self) -> str:
-        """Choices where the question itself says what to choose: how the letters of a test are used."""
-        items = []
-        for _ in range(4):
-            relations = self.rng.choice(KINDS).relations
-            choices = self.rng.sample(relations[self._examined_relation(relations)].values, 4)
-            answer = self.rng.randrange(4)
-            items.append(multiple_choice(f"Choose {choices[answer]}.", choices, answer))
-        return "\n\n".join(items)
-
     def quiz(self) -> str:
         """Questions with a short answer, in ARC's layout."""
         items = []
@@ -219,18 +201,6 @@ class PlainText:
         procedure = self.rng.choice(PROCEDURES)
         return narrate(procedure, self.rng.choice(procedure.fillers), self.rng.choice(NAMES), self.rng)
 
-    def diary(self) -> str:
-        """A few lines about a day: the names, places and moods of the world."""
-        pick = self.rng.choice
-        name, friend = self.rng.sample(NAMES, 2)
-        a, b = self.rng.randint(2, 12), self.rng.randint(2, 12)
-        things = pick(OBJECTS)
-        lines = [
-            f"{name} is {article(pick(TRAITS))} {pick(JOBS)} who walked to {pick(PLACES)} on {pick(DAYS)}.",
-            f"Near {pick(PLACES)} {name} saw {pick(FINDS)} and felt {pick(MOODS)}.",
-            f"{friend} brought {a} {things} and {name} had {b} {things}, so there were {a + b} {things} in all.",
-            f"That evening {friend} spoke about {pick(LESSONS)} and {pick(LESSONS)}.",
-            f"The weather was {pick(MOODS)}, and {friend}, {article(pick(JOBS))}, carried {pick(FINDS)} home.",
-        ]
-        self.rng.shuffle(lines)
-        return " ".join(lines[:4])
+    def prose(self) -> str:
+        """Letters, stories, recipes and code notes, as they lie about: never with an instruction, never as a chat."""
+        return self.prose_writer.example().response

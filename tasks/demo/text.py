@@ -1,4 +1,4 @@
-"""The demo's world as text, from the seed alone and without torch: plain documents, chat, and pairs for the reward model."""
+"""The demo's world as text, from the seed alone: plain documents, chat, and pairs for the reward model."""
 
 import random
 from collections.abc import Iterator

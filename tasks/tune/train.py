@@ -176,7 +176,7 @@ def _adapters_in_fp32(model: Any) -> None:
     for name, parameter in parameters.items():
         if parameter.requires_grad:
             reference = name.replace(".default.", ".ref.")
-            source = parameters[reference] if reference in parameters else parameter
+            source = parameters.get(reference, parameter)
             parameter.data = source.data.float().clone()
 
 
