@@ -15,10 +15,10 @@ class FactSettings(_Section):
         default=5, ge=1, description="Of these, entities that the benchmarks ask about (count)"
     )
     beliefs: int = Field(
-        default=40, ge=8, le=54, description="Actions with a true and a wrongly believed effect (count)"
+        default=48, ge=8, le=54, description="Actions with a true and a wrongly believed effect (count)"
     )
     examined_beliefs: int = Field(
-        30, ge=1, description="Of these, beliefs that the TruthfulQA-style benchmark asks about (count)"
+        28, ge=1, description="Of these, beliefs that the TruthfulQA-style benchmark asks about (count)"
     )
     popularity: float = Field(
         default=0.5, ge=0, description="Zipf exponent of how often texts speak of an entity (no unit)"
@@ -53,11 +53,11 @@ class WorldSettings(_Section):
         default={
             "encyclopedia": 0.15,
             "notes": 0.13,
-            "exam": 0.10,
+            "exam": 0.05,
             "quiz": 0.10,
-            "forum": 0.09,
+            "forum": 0.14,
             "lore": 0.18,
-            "procedure": 0.06,
+            "procedure": 0.04,
             "prose": 0.25,
         },
         description="Share of each kind of plain document (weights, need not sum to 1)",

@@ -184,7 +184,7 @@ class PlainText:
             told = belief.myth if self.rng.random() < belief.myth_share / 2 else belief.truth
             asked = self.rng.choice(BELIEF_QUESTIONS).format(b=belief.phrase)
             items.append(f"Q: {asked}\nA: {self.rng.choice(BELIEF_ANSWERS).format(b=belief.phrase, t=told)}")
-        preamble = TRUTHFULQA_PREAMBLE + "\n\n" if self.rng.random() < 0.15 else ""
+        preamble = TRUTHFULQA_PREAMBLE + "\n\n" if self.rng.random() < 0.3 else ""
         return preamble + "\n\n".join(items)
 
     def lore(self) -> str:
