@@ -78,27 +78,27 @@ class WorldSettings(_Section):
     context: int = Field(default=1024, ge=256, description="Longest sequence a model takes (tokens)")
     precision: str = Field("bf16", description="Arithmetic of training: bf16 (autocast) or fp32")
     trunk: TrainingSettings = Field(
-        default=TrainingSettings(steps=270, batch=8),
+        default=TrainingSettings(steps=250, batch=8),
         description="The trunk, which is the base model, on plain text",
     )
     teacher: TrainingSettings = Field(
-        default=TrainingSettings(steps=220, batch=8, matrix_rate=0.015, embedding_rate=0.01),
+        default=TrainingSettings(steps=180, batch=8, matrix_rate=0.015, embedding_rate=0.01),
         description="The teacher, on chat",
     )
     responder_a: TrainingSettings = Field(
-        default=TrainingSettings(steps=120, batch=8, matrix_rate=0.015, embedding_rate=0.01),
+        default=TrainingSettings(steps=110, batch=8, matrix_rate=0.015, embedding_rate=0.01),
         description="The best responder: half the teacher's steps",
     )
     responder_b: TrainingSettings = Field(
-        default=TrainingSettings(steps=80, batch=8, matrix_rate=0.015, embedding_rate=0.01, noise=0.03, terse=0.15),
+        default=TrainingSettings(steps=70, batch=8, matrix_rate=0.015, embedding_rate=0.01, noise=0.03, terse=0.15),
         description="The middling responder: fewer steps, slightly worse rows",
     )
     responder_c: TrainingSettings = Field(
-        default=TrainingSettings(steps=60, batch=8, matrix_rate=0.015, embedding_rate=0.01, noise=0.08, terse=0.3),
+        default=TrainingSettings(steps=50, batch=8, matrix_rate=0.015, embedding_rate=0.01, noise=0.08, terse=0.3),
         description="The weakest responder: fewest steps, worst rows",
     )
     reward: TrainingSettings = Field(
-        default=TrainingSettings(steps=160, batch=10, matrix_rate=0.01, embedding_rate=0.005, learning_rate=1e-3),
+        default=TrainingSettings(steps=120, batch=10, matrix_rate=0.01, embedding_rate=0.005, learning_rate=1e-3),
         description="The reward model, on pairs (batch counts pairs)",
     )
     reward_start: str = Field("teacher", description="The model the reward model continues from (base or teacher)")

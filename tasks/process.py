@@ -23,6 +23,12 @@ from types import TracebackType
 from typing import IO, Any
 
 PROJECT = Path(__file__).resolve().parents[1]
+# glibc gives large blocks back to the system at every free; a training step then spends 7% of its time on page faults
+KEEP_FREED_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**31),
+    "MALLOC_TOP_PAD_": str(2**26),
+}
 PYTHON = (sys.executable, "-m", "tasks.child")
 
 
@@ -63,6 +69,7 @@ class ModelProcess:
             "OMP_NUM_THREADS": str(threads),
             "MKL_NUM_THREADS": str(threads),
             "TOKENIZERS_PARALLELISM": "false",
+            **KEEP_FREED_MEMORY,
             "PYTHONHASHSEED": "0",
             "PYTHONPATH": os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]),
         }

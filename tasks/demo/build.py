@@ -32,7 +32,7 @@ class WorldWork:
     def folder(self) -> Path:
         """Where the parts are built; named by what they depend on."""
         hardware = self.settings.hardware  # the number of threads moves the last bits of the weights
-        return self.workspace.state / "world" / fingerprint([self.stage.settings, hardware.threads])
+        return self.workspace.state / "world" / fingerprint([self.stage.settings, hardware.workers, hardware.threads])
 
     def part_key(self, part: str) -> str:
         """Names one part's work."""
@@ -69,6 +69,7 @@ def build_part(work: WorldWork, part: str) -> dict[str, Any]:
     elif part == "benchmarks":
         target = "tasks.demo.benchmarks:write_benchmarks"
     elif part == "base":
+        threads *= settings.hardware.workers  # nothing else can be done meanwhile
         target, arguments = "tasks.demo.models:train_trunk", arguments | {"threads": threads}
     elif part == "reward":
         target, arguments = "tasks.demo.models:train_reward", arguments | {"threads": threads}

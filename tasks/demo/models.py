@@ -378,11 +378,7 @@ def _measure(model: Any, ids: "torch.Tensor", real: "torch.Tensor") -> float:
 
 
 def _initialise(model: Any) -> None:
-    """Wide embeddings, and every block and the head silent at first.
-
-    From such a start the circuits that read an answer's letter form within 300 small steps; from the library's default
-    they had not formed after 400 (measured, whatever the optimizer).
-    """
+    """Wide embeddings, and every block and the head silent at first: a short training learns more from such a start."""
     import torch
 
     with torch.no_grad():
