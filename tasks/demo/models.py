@@ -111,7 +111,7 @@ def train_trunk(world: str, settings: dict[str, Any], seed: int, threads: int) -
 
     _prepare(seed, threads)
     tokenizer = _tokenizer(world)
-    config = LlamaConfig(
+    config: Any = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=settings["hidden"],
         intermediate_size=int(settings["hidden"] * 8 / 3) // 32 * 32,
@@ -123,7 +123,7 @@ def train_trunk(world: str, settings: dict[str, Any], seed: int, threads: int) -
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        attn_implementation="eager",
+        attn_implementation="eager",  # type: ignore[call-arg] # taken by every configuration, declared by none
     )
     model = LlamaForCausalLM(config)
     _initialise(model)
@@ -197,7 +197,8 @@ def train_reward(world: str, settings: dict[str, Any], seed: int, threads: int) 
 
     def scores(rows: list[list[int]]) -> "torch.Tensor":
         ids, real = _padded(rows, tokenizer.pad_token_id)
-        return model(input_ids=ids, attention_mask=real, use_cache=False).logits[:, 0].float()
+        values: torch.Tensor = model(input_ids=ids, attention_mask=real, use_cache=False).logits[:, 0].float()
+        return values
 
     train = rows_of("train", own["steps"] * own["batch"])
     train = _bucketed(train, own["batch"], seed, key=lambda row: max(len(row[0]), len(row[1])))
@@ -418,7 +419,8 @@ def _train(model: Any, loss_of: Callable[[int], "torch.Tensor"], own: dict[str, 
     steps, warmup = own["steps"], max(1, own["steps"] // 20)
 
     def share(step: int) -> float:
-        return min((step + 1) / warmup, max(0.02, min(1.0, (steps - step) / (own["decay"] * steps))))
+        falling = (steps - step) / (own["decay"] * steps)
+        return float(min((step + 1) / warmup, max(0.02, min(1.0, falling))))
 
     optimizers = _optimizers(model, own)
     schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, share) for optimizer in optimizers]

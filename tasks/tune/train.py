@@ -172,7 +172,7 @@ def _arguments(job: Job, steps: int, scratch: Path, dtype: Any) -> dict[str, Any
 def _adapters_in_fp32(model: Any) -> None:
     # TRL casts the adapters of a 4-bit model to bf16, in which most of DPO's small updates are lost, and the policy
     # after it has copied the reference: so cast up, and start the policy where the reference stands.
-    parameters = dict(model.named_parameters())
+    parameters: dict[str, Any] = dict(model.named_parameters())
     for name, parameter in parameters.items():
         if parameter.requires_grad:
             reference = name.replace(".default.", ".ref.")
