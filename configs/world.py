@@ -98,7 +98,7 @@ class WorldSettings(_Section):
         description="The weakest responder: fewest steps, worst rows",
     )
     reward: TrainingSettings = Field(
-        default=TrainingSettings(steps=120, batch=10, matrix_rate=0.01, embedding_rate=0.005, learning_rate=1e-3),
+        default=TrainingSettings(steps=170, batch=10, matrix_rate=0.01, embedding_rate=0.005, learning_rate=1e-3),
         description="The reward model, on pairs (batch counts pairs)",
     )
     reward_start: str = Field("teacher", description="The model the reward model continues from (base or teacher)")
