@@ -81,17 +81,15 @@ class RowStore:
         """
         wanted = list(dict.fromkeys(ids))
         path = self.folder / f"plan-{fingerprint(wanted)}.json"
+        have = self.rows()
         planned = self._read_plan(path)
         if planned is None:
-            have = self.rows()
-            missing = [row_id for row_id in wanted if row_id not in have]
-            planned = [missing[i : i + rows_per_batch] for i in range(0, len(missing), rows_per_batch)]
+            planned = _grouped([row_id for row_id in wanted if row_id not in have], rows_per_batch)
             write_json(path, {"wanted": len(wanted), "batches": planned})
-        batches = [Batch(f"{fingerprint(group)}.jsonl", tuple(group)) for group in planned]
-        covered = {row_id for batch in batches for row_id in batch.ids}
-        lost = [row_id for row_id in wanted if row_id not in covered and row_id not in self.rows()]
-        extra = [lost[i : i + rows_per_batch] for i in range(0, len(lost), rows_per_batch)]
-        return batches + [Batch(f"{fingerprint(group)}.jsonl", tuple(group)) for group in extra]
+        covered = {row_id for group in planned for row_id in group}
+        lost = [row_id for row_id in wanted if row_id not in covered and row_id not in have]
+        groups = planned + _grouped(lost, rows_per_batch)
+        return [Batch(f"{fingerprint(group)}.jsonl", tuple(group)) for group in groups]
 
     def path(self, batch: Batch) -> Path:
         """Where a batch's shard lies."""
@@ -144,3 +142,7 @@ class RowStore:
             return list(read_json(path)["batches"])
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
+
+
+def _grouped(ids: list[str], size: int) -> list[list[str]]:
+    return [ids[i : i + size] for i in range(0, len(ids), size)]

@@ -77,7 +77,6 @@ def study_stages(settings: Settings, workspace: Workspace) -> dict[str, Stage]:
     seed = settings.seed
     models = settings.models
     method_settings = settings.tuning.model_dump(include=set(METHODS))
-    checkpointing = settings.tuning.model_dump(exclude={*METHODS, "checkpoint_steps", "checkpoints_kept"})
     stages: list[Stage] = []
 
     def model(spec: ModelSettings) -> str | None:
@@ -119,7 +118,7 @@ def study_stages(settings: Settings, workspace: Workspace) -> dict[str, Stage]:
         )
     )
     for method in METHODS:
-        stages.append(_tune_stage(method, method_settings[method] | checkpointing, settings, workspace))
+        stages.append(_tune_stage(method, method_settings[method], settings, workspace))
     for method in ("base", *METHODS):
         stages.append(_evaluate_stage(method, settings, workspace))
     stages.append(
