@@ -64,6 +64,9 @@ class HardwareSettings(Section):
     engine: Literal["hf", "vllm"] = Field(description="generation engine: hf (CPU, T4) or vllm (A100 and up)")
     workers: Positive = Field(1, description="child processes that compute at once, each with a model [processes]")
     threads: Positive = Field(2, description="CPU threads of each child process [threads]")
+    rows_at_once: Positive | None = Field(
+        None, description="rows one model decodes at once; none: vLLM's own number, the batch (CPU), 32 (hf on a GPU)"
+    )
     vllm_memory_share: Fraction = Field(0.9, description="share of the accelerator's memory that vLLM takes")
     vllm_eager: bool = Field(False, description="vLLM without compilation: slower steps, a start in seconds")
     session_hours: Rate = Field(12, description="longest session of the runtime (3.2) [h]")
@@ -92,6 +95,9 @@ class GenerationSettings(Section):
     rows_per_shard: Positive = Field(64, description="unit of persistence [rows]")
     batches_in_flight: Positive = Field(2, description="batches submitted to one engine at once [batches]")
     max_attempts: Positive = Field(3, description="draws of one row before it counts as failed [attempts]")
+    suppressed_openings: list[str] = Field(
+        ["#", "**"], description="no instruction begins with these: Magpie's first-token suppression of headings"
+    )
     instruction: SamplingSettings = Field(description="sampling of the instruction")
     response: SamplingSettings = Field(description="sampling of the response")
     domains: dict[str, DomainSettings] = Field(min_length=1, description="the multi-domain mix (1.1)")

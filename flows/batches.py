@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,12 @@ from tasks.process import end_children
 RETRIES = 2
 RETRY_SECONDS = 2
 REFRESH_SECONDS = 0.5
+ARTIFACT_SECONDS = 5  # every telling is a request to the server, which shares a small machine with the models
+
+
+def never() -> bool:
+    """For work that nothing stops."""
+    return False
 
 
 def no_progress() -> float:
@@ -57,9 +66,16 @@ class IncompleteError(RuntimeError):
 
 
 def run_units(
-    function: Callable[..., Any], units: Sequence[Unit], results: Path, label: str, size_unit: str = "row"
-) -> None:
-    """Run every unit, as many at once as the flow's task runner takes, and hold each against the disk.
+    function: Callable[..., Any],
+    units: Sequence[Unit],
+    results: Path,
+    label: str,
+    size_unit: str = "row",
+    *,
+    meter: Callable[[], Mapping[str, int]] | None = None,
+    stop: Callable[[], bool] = never,
+) -> bool:
+    """Run a function once a unit, as many at once as the flow's task runner takes, and hold each against the disk.
 
     A cached record whose file is gone or torn is no result: its unit runs again.
 
@@ -69,22 +85,33 @@ def run_units(
         results: folder of Prefect's result records.
         label: title of the progress bar and of the UI's progress artifact.
         size_unit: what a unit's size counts.
+        meter: `rows` and `tokens` that an engine has done so far, unfinished units included.
+        stop: when it turns true, no further unit is begun; those under way end.
+
+    Returns:
+        Whether every unit is on disk.
 
     Raises:
         IncompleteError: a unit ended and the disk still lacks it.
         Exception: a unit's own failure, after its retries.
     """
     if not units:
-        return
+        return True
     task = cached(function, results)
-    with _ended_on_interrupt(), _Progress(label, sum(unit.size for unit in units), size_unit) as progress:
+    with _ended_on_interrupt(), _Progress(label, units, size_unit, meter) as progress:
         futures: dict[str, PrefectConcurrentFuture[Any]] = {}
         for unit in units:
             futures[unit.name] = _submit(task, unit, [futures[name] for name in unit.after], refresh=False)
         running = [(unit, futures[unit.name]) for unit in units]
         done = 0.0
         for position, (unit, future) in enumerate(running):
-            _await(future, lambda p=position, d=done: progress.show(d + _partial(running[p:])))  # type: ignore[misc]
+            while wait([future.wrapped_future], timeout=REFRESH_SECONDS).not_done:
+                progress.show(done + _partial(running[position:]))
+                if stop():
+                    for _, later in running[position:]:
+                        later.wrapped_future.cancel()  # those that a worker has begun are not cancelled by this
+            if future.wrapped_future.cancelled():
+                continue
             future.result()
             if unit.on_disk() is None:
                 _submit(task, unit, [], refresh=True).result()
@@ -92,6 +119,7 @@ def run_units(
                 raise IncompleteError(f"{unit.name} ended, but its file is absent or fails its checksum")
             done += unit.size
             progress.show(done + _partial(running[position + 1 :]))
+        return not any(future.wrapped_future.cancelled() for future in futures.values())
 
 
 def at_once(tasks: int) -> Any:
@@ -142,17 +170,41 @@ def _ended_on_interrupt() -> Iterator[None]:
 
 
 class _Progress:
-    """A bar in the terminal and an artifact in the UI."""
+    """A bar in the terminal and an artifact in the UI: how much is done, how fast, how long it will take."""
 
-    def __init__(self, label: str, total: int, size_unit: str) -> None:
-        self._bar = tqdm(total=total, desc=f"{label:<34}", unit=f" {size_unit}", dynamic_ncols=True)
+    def __init__(
+        self, label: str, units: Sequence[Unit], size_unit: str, meter: Callable[[], Mapping[str, int]] | None
+    ) -> None:
+        self._label, self._size_unit, self._total = label, size_unit, sum(unit.size for unit in units)
+        self._meter = meter
+        self._found = float(sum(unit.size for unit in units if unit.on_disk())) if meter else 0.0
+        self._first = Counter(meter() if meter else {})
+        self._begun = self._told = time.monotonic()
+        self._bar = tqdm(total=self._total, desc=f"{label:<34}", unit=f" {size_unit}", dynamic_ncols=True)
         key = "".join(character if character.isalnum() else "-" for character in label.lower())
         self._artifact: Any = create_progress_artifact(progress=0.0, key=key, description=label)
 
     def show(self, done: float) -> None:
+        """Move to `done`, or further where the meter counts rows of unfinished units."""
+        drawn = Counter(self._meter() if self._meter else {})
+        drawn.subtract(self._first)
+        done = min(float(self._total), max(done, self._found + drawn["rows"])) if self._meter else done
+        seconds = time.monotonic() - self._begun
+        if drawn["tokens"] and seconds:
+            self._bar.set_postfix_str(f"{drawn['tokens'] / seconds:,.0f} tokens/s", refresh=False)
         if int(done) != self._bar.n:
             self._bar.update(int(done) - self._bar.n)
-            update_progress_artifact(self._artifact, progress=min(100.0, 100.0 * done / self._bar.total))
+        if time.monotonic() - self._told > ARTIFACT_SECONDS or done == self._total:
+            self._told = time.monotonic()
+            self._tell(done, drawn["tokens"], seconds)
+
+    def _tell(self, done: float, tokens: int, seconds: float) -> None:
+        text = self._label
+        rate = (done - self._found) / seconds if seconds else 0.0
+        if self._meter and rate > 0:
+            left = timedelta(seconds=round((self._total - done) / rate))
+            text += f": {rate:,.2f} {self._size_unit}s/s, {tokens / seconds:,.0f} tokens/s, {left} left"
+        update_progress_artifact(self._artifact, progress=min(100.0, 100.0 * done / self._total), description=text)
 
     def __enter__(self) -> _Progress:
         return self
@@ -166,11 +218,6 @@ def _submit(
 ) -> PrefectConcurrentFuture[Any]:
     named = task.with_options(task_run_name=unit.name, refresh_cache=refresh)
     return named.submit(unit_key=unit.key, arguments=quote(unit.arguments), wait_for=after)  # type: ignore[return-value]
-
-
-def _await(future: PrefectConcurrentFuture[Any], meanwhile: Callable[[], None]) -> None:
-    while wait([future.wrapped_future], timeout=REFRESH_SECONDS).not_done:
-        meanwhile()
 
 
 def _partial(running: Sequence[tuple[Unit, PrefectConcurrentFuture[Any]]]) -> float:

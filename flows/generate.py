@@ -6,7 +6,7 @@ Run alone: `python -m flows.generate --profile demo`.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from prefect import flow
@@ -15,84 +15,106 @@ from configs.settings import SamplingSettings, Settings
 from flows.batches import Unit, at_once, run_units, show_table
 from flows.cli import run
 from flows.world import build_world
-from storage.files import fingerprint, write_json, write_jsonl
+from storage.files import write_json, write_jsonl
 from storage.shards import Row, RowStore
 from storage.stages import publishing
 from storage.workspace import Workspace
 from tasks.generate import rows as magpie
-from tasks.models import model_identity, model_source, resolve_revision
+from tasks.generate.budget import Budget
+from tasks.generate.cost import total_cost
+from tasks.models import model_identity, resolve_revision
 from tasks.process import ModelPool
 from tasks.provenance import provenance
 from tasks.stages import study_stages
 
 
 @flow(name="generate", flow_run_name="generate-{settings.profile}-{settings.seed}", persist_result=False)
-def generate(settings: Settings, workspace: Path) -> None:
-    """Write the raw instruction/response pairs: draw instructions until enough are whole, then answer each."""
+def generate(settings: Settings, workspace: Path, budget: Budget | None = None) -> bool:
+    """Write the raw instruction/response pairs, all of them or a night's share; True once they are published."""
     place = Workspace(workspace)
     if settings.world:
         build_world(settings, workspace)
-    revision = resolve_revision(settings.models.teacher, place)
-    stage = study_stages(settings, place)["generate"]
-    if stage.state().done:
-        return
+    resolve_revision(settings.models.teacher, place)
+    if study_stages(settings, place)["generate"].state().done:
+        return True
     workers = at_once(settings.generation.batches_in_flight)
-    draw_and_answer.with_options(task_runner=workers)(settings, workspace, revision)
+    drawn: bool = draw_and_answer.with_options(task_runner=workers)(settings, workspace, budget or Budget())
+    return drawn
 
 
 @flow(name="draw-and-answer", flow_run_name="draw-and-answer-{settings.profile}-{settings.seed}", persist_result=False)
-def draw_and_answer(settings: Settings, workspace: Path, revision: str | None) -> None:
-    """Draw every row's instruction, trying again the rows whose turn did not end; answer; publish."""
-    place, wanted = Workspace(workspace), settings.generation
-    teacher = settings.models.teacher
+def draw_and_answer(settings: Settings, workspace: Path, budget: Budget) -> bool:
+    """Draw instructions, answer them, draw again the rows that failed; publish when no row is left."""
+    place, wanted, teacher = Workspace(workspace), settings.generation, settings.models.teacher
     identity = str(model_identity(teacher, place))
-    instruction_key = magpie.instruction_key(wanted, settings.seed, identity)
-    response_key = magpie.response_key(wanted.response, settings.seed, identity)
-    instructions = RowStore(place.state / "rows" / f"instructions-{fingerprint(instruction_key)}")
-    responses = RowStore(place.state / "rows" / f"responses-{fingerprint(response_key)}")
-    arguments = magpie.chat_model(teacher, model_source(teacher, place), revision, settings.hardware)
+    instructions, responses = magpie.row_stores(settings, place, identity)
     results = place.state / "prefect"
+    tonight = wanted.rows
+    if budget.rows is not None:
+        tonight = min(wanted.rows, magpie.settled_rows(instructions, responses, wanted) + budget.rows)
 
-    accepted: dict[int, Row] = {}
-    attempts = 0
+    attempts: list[Row] = []
+    left = list(range(tonight))
     with ModelPool(
         "tasks.generate.chat:ChatModel",
-        arguments,
+        magpie.chat_model(teacher, place, settings.hardware, wanted.suppressed_openings),
         threads=settings.hardware.threads,
         size=settings.hardware.workers,
     ) as pool:
         for attempt in range(wanted.max_attempts):
-            ids = [magpie.attempt_id(row, attempt) for row in range(wanted.rows) if row not in accepted]
-            if not ids:
-                break
-            attempts += len(ids)
-            units = [
-                Unit(
-                    f"instructions-b{number:05d}",
-                    f"{instructions.folder.name}-{batch.name}",
-                    {"pool": pool, "store": instructions, "batch": batch, "settings": wanted, "seed": settings.seed},
-                    lambda batch=batch: instructions.done(batch),  # type: ignore[misc]
-                    len(batch.ids),
-                )
-                for number, batch in enumerate(instructions.plan(ids, wanted.rows_per_shard))
+            ids = [magpie.attempt_id(row, attempt) for row in left]
+            units = instruction_units(pool, instructions, ids, settings)
+            label = "instructions" + f", attempt {attempt + 1}" * bool(attempt)
+            if not run_units(
+                magpie.write_instructions, units, results, label, meter=lambda: pool.progress, stop=budget.spent
+            ):
+                return False
+            drawn = instructions.collect(ids)
+            asked = [row["instruction"] for row in drawn if magpie.is_whole(row, "instruction")]
+            texts = {magpie.content_id(text): text for text in asked}
+            units = answer_units(pool, responses, texts, wanted.response, wanted.rows_per_shard, "teacher")
+            label = "responses" + f", attempt {attempt + 1}" * bool(attempt)
+            if not run_units(
+                magpie.write_responses, units, results, label, meter=lambda: pool.progress, stop=budget.spent
+            ):
+                return False
+            answers = {row["id"]: row for row in responses.collect(texts)}
+            tried = [
+                magpie.raw_row(row, answers.get(magpie.content_id(row["instruction"])), teacher.name) for row in drawn
             ]
-            run_units(magpie.write_instructions, units, results, f"instructions, attempt {attempt + 1}")
-            for row in instructions.collect(ids):
-                if magpie.is_instruction(row):
-                    accepted[int(row["id"].partition(".")[0])] = row
+            attempts += tried
+            left = [int(row["id"]) for row in tried if row["failure"]]
+    if tonight < wanted.rows:
+        return False
 
-        texts = {magpie.content_id(row["instruction"]): row["instruction"] for _, row in sorted(accepted.items())}
-        units = answer_units(pool, responses, texts, wanted.response, wanted.rows_per_shard, "teacher")
-        run_units(magpie.write_responses, units, results, "responses")
-
-    answers = {row["id"]: row for row in responses.collect(texts)}
-    raw = magpie.raw_rows(accepted, answers, teacher.name)
-    statistics = magpie.raw_statistics(raw, attempts, wanted.rows)
+    rows, failed = magpie.last_attempts(attempts)
+    statistics = magpie.raw_statistics(rows, failed, wanted.rows, wanted.domains)
+    described = provenance(settings)
+    device = "cuda" if described["hardware"]["accelerators"] else "cpu"
+    cost = total_cost([instructions, responses]) | {"device": device}
     key = study_stages(settings, place)["generate"].require_key()
-    with publishing(place.raw, key, provenance(settings)) as folder:
-        write_jsonl(folder / "raw.jsonl", raw)
+    with publishing(place.raw, key, described | {"throughput": cost}, measurements=["cost.json"]) as folder:
+        write_jsonl(folder / "raw.jsonl", rows)
+        write_jsonl(folder / "failed.jsonl", failed)
         write_json(folder / "stats.json", statistics)
-    show_table("raw", statistics, "Raw pairs")
+        write_json(folder / "cost.json", cost)
+    show_table("raw", statistics | cost, "Raw pairs")
+    return True
+
+
+def instruction_units(pool: ModelPool, store: RowStore, ids: Sequence[str], settings: Settings) -> list[Unit]:
+    """Batches that draw the instructions (by attempt id) that the store lacks."""
+    wanted = settings.generation
+    return [
+        Unit(
+            f"instructions-b{number:05d}",
+            f"{store.folder.name}-{batch.name}",
+            {"pool": pool, "store": store, "batch": batch, "settings": wanted, "seed": settings.seed},
+            lambda batch=batch: store.done(batch),  # type: ignore[misc]
+            len(batch.ids),
+        )
+        for number, batch in enumerate(store.plan(ids, wanted.rows_per_shard))
+    ]
 
 
 def answer_units(

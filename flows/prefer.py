@@ -6,6 +6,7 @@ Run alone: `python -m flows.prefer --profile demo`.
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -88,23 +89,26 @@ def respond_and_score(settings: Settings, workspace: Path, asked: dict[str, int]
 def _respond(settings: Settings, place: Workspace, texts: dict[str, str], group: list[ModelSettings]) -> None:
     wanted = settings.preference
     with ExitStack() as children:
-        units = []
+        units, pools = [], []
         for responder in group:
-            arguments = magpie.chat_model(
-                responder, model_source(responder, place), resolve_revision(responder, place), settings.hardware
-            )
             pool = ModelPool(
                 "tasks.generate.chat:ChatModel",
-                arguments,
+                magpie.chat_model(responder, place, settings.hardware),
                 threads=settings.hardware.threads,
                 size=settings.hardware.workers // len(group),
             )
-            children.enter_context(pool)
+            pools.append(children.enter_context(pool))
             store = _response_store(settings, place, responder)
             name = responder.name.rpartition("/")[2]
             units += answer_units(pool, store, texts, wanted.sampling, settings.generation.rows_per_shard, name)
         label = "responses of " + " and ".join(responder.name.rpartition("/")[2] for responder in group)
-        run_units(magpie.write_responses, units, place.state / "prefect", label)
+        run_units(
+            magpie.write_responses,
+            units,
+            place.state / "prefect",
+            label,
+            meter=lambda: sum((pool.progress for pool in pools), Counter()),
+        )
 
 
 def _answers(

@@ -70,13 +70,14 @@ def _start(port: int, log: Path, keep: bool) -> subprocess.Popen[bytes]:
             stderr=subprocess.STDOUT,
             env=os.environ | RECORDER,
             start_new_session=True,  # a Ctrl-C is for the flow, which stops the server after its last report
-            preexec_fn=None if keep else _end_with_parent,
+            preexec_fn=None if keep else end_with_parent,
         )
 
 
-def _end_with_parent() -> None:
+def end_with_parent(number: int = signal.SIGTERM) -> None:
+    """Have the kernel send this process a signal when its parent ends, however it ends; Linux only."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: a killed run leaves no server behind
+        ctypes.CDLL(None).prctl(1, number)  # PR_SET_PDEATHSIG: a killed run leaves no server behind
 
 
 def _await(api: str, server: subprocess.Popen[bytes], log: Path) -> None:

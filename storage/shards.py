@@ -1,7 +1,7 @@
 """Rows made in batches, each batch one immutable shard that counts only if it passes its checksum.
 
 A `RowStore` belongs to one key (what makes the rows). Asking it for row ids plans batches over the rows that are
-still missing; the plan is kept, so that a killed run goes on with the same batches and ends with the same bytes.
+still missing, so that a killed run goes on with the same batches and ends with the same bytes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from storage.files import fingerprint, jsonl, read_json, sha256_bytes, write_json, write_text
+from storage.files import fingerprint, jsonl, sha256_bytes, write_text
 
 Row = dict[str, Any]
 
@@ -77,19 +77,14 @@ class RowStore:
     def plan(self, ids: Iterable[str], rows_per_batch: int) -> list[Batch]:
         """Batches that complete the store for `ids`, the same ones however often it is asked and killed.
 
-        Rows that other requests already made are left out; ids asked for twice are made once.
+        Rows are grouped first and left out where they are on disk second, so that a group is whole or as it was. Ids
+        asked for twice are made once.
         """
         wanted = list(dict.fromkeys(ids))
-        path = self.folder / f"plan-{fingerprint(wanted)}.json"
         have = self.rows()
-        planned = self._read_plan(path)
-        if planned is None:
-            planned = _grouped([row_id for row_id in wanted if row_id not in have], rows_per_batch)
-            write_json(path, {"wanted": len(wanted), "batches": planned})
-        covered = {row_id for group in planned for row_id in group}
-        lost = [row_id for row_id in wanted if row_id not in covered and row_id not in have]
-        groups = planned + _grouped(lost, rows_per_batch)
-        return [Batch(f"{fingerprint(group)}.jsonl", tuple(group)) for group in groups]
+        groups = [wanted[i : i + rows_per_batch] for i in range(0, len(wanted), rows_per_batch)]
+        missing = [[row_id for row_id in group if row_id not in have] for group in groups]
+        return [Batch(f"{fingerprint(group)}.jsonl", tuple(group)) for group in missing if group]
 
     def path(self, batch: Batch) -> Path:
         """Where a batch's shard lies."""
@@ -135,14 +130,3 @@ class RowStore:
         if missing:
             raise LookupError(f"{len(missing)} of {len(wanted)} rows are not in {self.folder.name}: {missing[:3]}…")
         return [have[row_id] for row_id in wanted]
-
-    @staticmethod
-    def _read_plan(path: Path) -> list[list[str]] | None:
-        try:
-            return list(read_json(path)["batches"])
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return None
-
-
-def _grouped(ids: list[str], size: int) -> list[list[str]]:
-    return [ids[i : i + size] for i in range(0, len(ids), size)]

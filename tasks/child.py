@@ -8,9 +8,12 @@ import os
 import queue
 import sys
 import threading
+import time
 import traceback
 from functools import partial
 from typing import Any, BinaryIO
+
+PROGRESS_SECONDS = 1.0
 
 
 def main() -> None:
@@ -26,20 +29,30 @@ def main() -> None:
     if not built:
         return
     model = built[0]
+    told = time.monotonic()
     while True:
-        busy = hasattr(model, "step") and model.busy
+        engine = hasattr(model, "step")
         try:
-            call = calls.get(block=not busy)
+            call = calls.get(block=not (engine and model.busy))
         except queue.Empty:
-            _step(replies, model)
-            continue
-        if hasattr(model, "step"):
-            try:
-                model.submit(call["call"], call["method"], **call["arguments"])
-            except Exception as error:  # noqa: BLE001 - every failure of the model is the parent's to handle
-                _fail(replies, call["call"], error)
+            pass
         else:
-            _answer(replies, call["call"], partial(getattr(model, call["method"]), **call["arguments"]))
+            _take(replies, model, call, engine)
+        if engine and model.busy:  # also between two calls that wait: the first one's rows need not wait for the last
+            _step(replies, model)
+            if time.monotonic() - told > PROGRESS_SECONDS or not model.busy:
+                told = time.monotonic()
+                _send(replies, {"progress": model.progress})
+
+
+def _take(replies: BinaryIO, model: Any, call: dict[str, Any], engine: bool) -> None:
+    if not engine:
+        _answer(replies, call["call"], partial(getattr(model, call["method"]), **call["arguments"]))
+        return
+    try:
+        model.submit(call["call"], call["method"], **call["arguments"])
+    except Exception as error:  # noqa: BLE001 - every failure of the model is the parent's to handle
+        _fail(replies, call["call"], error)
 
 
 def _read(source: BinaryIO, calls: queue.Queue[dict[str, Any]]) -> None:

@@ -14,7 +14,9 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import weakref
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -85,6 +87,7 @@ class ModelProcess:
         self._lock = threading.Lock()
         self._calls: dict[int, Future[Any]] = {}
         self._next = 0
+        self.progress: dict[str, int] = {}
         self._dead: ChildError | None = None
         threading.Thread(target=self._listen, daemon=True).start()
         self.ready = self.submit("", target=target, arguments=arguments, threads=threads)
@@ -145,6 +148,9 @@ class ModelProcess:
     def _listen(self) -> None:
         for line in _pipe(self._process.stdout):
             reply = json.loads(line)
+            if "progress" in reply:
+                self.progress = reply["progress"]
+                continue
             with self._lock:
                 future = self._calls.pop(reply["call"])
             if "error" in reply:
@@ -186,6 +192,8 @@ class ModelPool:
         self._load = [0] * size
         self._choice = threading.Lock()
         self._closed = False
+        self._replaced: Counter[str] = Counter()
+        self._lapped = time.monotonic()
 
     def call(self, method: str, **arguments: Any) -> Any:
         """Send a call to the least busy child and wait.
@@ -201,6 +209,20 @@ class ModelPool:
         finally:
             with self._choice:
                 self._load[slot] -= 1
+
+    @property
+    def progress(self) -> Counter[str]:
+        """What the children say they did, the dead ones included: for an engine its rows and tokens."""
+        total = self._replaced.copy()
+        for child in self._children:
+            total.update(child.progress if child else {})
+        return total
+
+    def lap(self) -> float:
+        """Seconds of work since the last lap, or since the newest child had loaded its model."""
+        with self._choice:
+            seconds, self._lapped = time.monotonic() - self._lapped, time.monotonic()
+            return seconds
 
     def start(self) -> None:
         """Start every child now, as the first calls would."""
@@ -237,10 +259,12 @@ class ModelPool:
                 if self._closed:
                     raise ChildError("the run is ending")
                 if child:
+                    self._replaced.update(child.progress)
                     child.close()
                 child = ModelProcess(self._target, self._arguments, threads=self._threads)
                 self._children[slot] = child
                 child.ready.result()
+                self.lap()
             return child
 
 

@@ -33,7 +33,7 @@ def stage_progress(stage: Stage, settings: Settings, workspace: Workspace, done:
 def _total(stage: Stage, settings: Settings) -> tuple[int, str]:
     match stage.kind:
         case "generate":
-            return settings.generation.rows, "rows answered"
+            return settings.generation.rows, "rows drawn"
         case "prefer":
             return settings.preference.pairs, "instructions answered by every responder"
         case "tune":
@@ -55,8 +55,7 @@ def _raw_rows(stage: Stage, settings: Settings, workspace: Workspace) -> int:
     identity = model_identity(settings.models.teacher, workspace)
     if identity is None:
         return 0
-    key = magpie.response_key(settings.generation.response, settings.seed, identity)
-    return len(RowStore(workspace.state / "rows" / f"responses-{fingerprint(key)}").rows())
+    return magpie.settled_rows(*magpie.row_stores(settings, workspace, identity), settings.generation)
 
 
 def _preference_rows(stage: Stage, settings: Settings, workspace: Workspace) -> int:

@@ -10,20 +10,32 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True)
 class Request:
-    """One completion wanted; equal requests get equal noise, whatever else is in the batch."""
+    """One completion wanted.
+
+    Attributes:
+        prompt: token ids.
+        seed: equal requests with equal seeds get equal noise, whatever else is in the batch.
+        max_new_tokens: a limit below the call's, or none.
+    """
 
     prompt: list[int]
     seed: int
+    max_new_tokens: int | None = None
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn; temperature 0 is greedy."""
+    """How tokens are drawn; temperature 0 is greedy, and no completion begins with a suppressed token."""
 
     temperature: float
     top_p: float
     max_new_tokens: int
     stop_ids: tuple[int, ...]
+    suppressed_first: tuple[int, ...] = ()
+
+    def limit(self, request: Request) -> int:
+        """New tokens the request may have."""
+        return min(self.max_new_tokens, request.max_new_tokens or self.max_new_tokens)
 
 
 @dataclass(frozen=True)
@@ -34,8 +46,18 @@ class Completion:
     finish_reason: FinishReason
 
 
+@dataclass
+class Work:
+    """What an engine has done since it was loaded, for the eye of the user."""
+
+    rows: int = 0
+    tokens: int = 0
+
+
 class Engine(Protocol):
     """A model that completes several calls' requests; it may mix their rows and end them in any order."""
+
+    work: Work
 
     @property
     def busy(self) -> bool:

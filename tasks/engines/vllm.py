@@ -3,15 +3,48 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
-from tasks.engines.protocol import Completion, Request, Sampling
+from tasks.engines.protocol import Completion, Request, Sampling, Work
+from tasks.engines.rows_at_once import RowsAtOnce
+
+DEFAULT_ROWS = 256  # vLLM's own number of rows in a step, on most accelerators
+MOST_BIASED = 1024  # ids that vLLM takes for one row; the vocabulary's order puts the most frequent first
+
+
+@dataclass
+class _Row:
+    """A row on its way: what was asked, what was drawn so far."""
+
+    call: int
+    number: int
+    request: Request
+    sampling: Sampling
+    drawn: list[int] = field(default_factory=list)
+
+    @property
+    def opening(self) -> bool:
+        return bool(self.sampling.suppressed_first) and not self.drawn
+
+    @property
+    def name(self) -> str:
+        return f"{self.call}/{self.number}{'/opening' * self.opening}"
 
 
 class VllmEngine:
     """Feeds every call's rows to vLLM as they come, so that it never drains at a batch's end."""
 
-    def __init__(self, source: str, revision: str | None, precision: str, memory_share: float, eager: bool) -> None:
+    def __init__(
+        self,
+        source: str,
+        revision: str | None,
+        precision: str,
+        memory_share: float,
+        eager: bool,
+        rows_at_once: RowsAtOnce,
+    ) -> None:
         """Load the model.
 
         Args:
@@ -20,6 +53,7 @@ class VllmEngine:
             precision: fp32, fp16, bf16, or nf4 (quantized by bitsandbytes at load).
             memory_share: share of the accelerator's memory vLLM may take.
             eager: skip compilation and graph capture; slower, but starts in seconds.
+            rows_at_once: rows in one step; without a number it takes vLLM's own number for the accelerator.
 
         Raises:
             ModelError: vLLM is not installed.
@@ -28,6 +62,8 @@ class VllmEngine:
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # it would send them to its makers
         try:
             from vllm import EngineArgs, LLMEngine
+            from vllm.platforms import current_platform
+            from vllm.usage.usage_lib import UsageContext
         except ImportError as error:
             from tasks.models import ModelError
 
@@ -36,19 +72,27 @@ class VllmEngine:
                 "`pip install -c constraints.txt -e '.[vllm]'` on a CUDA machine, or set --hardware.engine hf"
             ) from error
         dtype = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "nf4": "bfloat16"}[precision]
-        self._engine = LLMEngine.from_engine_args(
-            EngineArgs(
-                model=source,
-                revision=revision,
-                dtype=dtype,
-                max_model_len=-1,  # as long as the memory holds: a 128k context does not fit beside 8B on 24 GB
-                quantization="bitsandbytes" if precision == "nf4" else None,
-                gpu_memory_utilization=memory_share,
-                enforce_eager=eager,
-                disable_log_stats=True,
-            )
-        )
+        self._at_once = rows_at_once
+        # On a GPU the numbers of a row depend on what shares its step, so that a seed could not bring a text back; a
+        # generator for each row would only cost a launch a row and step.
+        self._seeded = bool(current_platform.is_cpu())
         self._calls: dict[int, list[Completion | None]] = {}
+        self._rows: dict[str, _Row] = {}
+        self.work = Work()
+        arguments = EngineArgs(
+            model=source,
+            revision=revision,
+            dtype=dtype,
+            max_model_len=-1,  # as long as the memory holds: a 128k context does not fit beside 8B on 24 GB
+            quantization="bitsandbytes" if precision == "nf4" else None,
+            gpu_memory_utilization=memory_share,
+            enforce_eager=eager,
+            disable_log_stats=True,
+            max_num_seqs=rows_at_once.count,
+            seed=int.from_bytes(os.urandom(4)),  # a process that goes on must not draw again what the last one drew
+        )
+        with self._out_of_memory_remembered():
+            self._engine = LLMEngine.from_engine_args(arguments, usage_context=UsageContext.LLM_CLASS)
 
     @property
     def busy(self) -> bool:
@@ -58,36 +102,44 @@ class VllmEngine:
     def add(self, call: int, requests: list[Request], sampling: Sampling) -> None:
         """Hand every row to vLLM at once.
 
+        Where first tokens are suppressed, a row is asked for one token with a bias against them, then for the rest: a
+        logits processor of our own would turn off vLLM's faster model runner.
+
         Raises:
             ValueError: there are no requests.
             Exception: vLLM refuses a row, for example because its prompt is too long; then it takes none of them.
         """
+        if not requests:
+            raise ValueError("a call without requests would never end")
+        rows = [_Row(call, number, request, sampling) for number, request in enumerate(requests)]
+        try:
+            for row in rows:
+                self._ask(row)
+        except Exception:
+            self._engine.abort_request([row.name for row in rows])
+            for row in rows:
+                self._rows.pop(row.name, None)
+            raise
+        self._calls[call] = [None] * len(requests)
+
+    def _ask(self, row: _Row) -> None:
         from vllm import SamplingParams, TokensPrompt
         from vllm.sampling_params import RequestOutputKind
 
-        if not requests:
-            raise ValueError("a call without requests would never end")
-        names = [f"{call}/{row}" for row in range(len(requests))]
-        try:
-            for name, request in zip(names, requests, strict=True):
-                self._engine.add_request(
-                    name,
-                    TokensPrompt(prompt_token_ids=request.prompt),
-                    SamplingParams(
-                        temperature=sampling.temperature,
-                        top_p=sampling.top_p,
-                        max_tokens=sampling.max_new_tokens,
-                        stop_token_ids=list(sampling.stop_ids),
-                        seed=request.seed % 2**63,
-                        ignore_eos=True,  # the call's stop tokens decide, not the model's generation config
-                        detokenize=False,
-                        output_kind=RequestOutputKind.FINAL_ONLY,  # not every prefix of every row, at every step
-                    ),
-                )
-        except Exception:
-            self._engine.abort_request(names)
-            raise
-        self._calls[call] = [None] * len(requests)
+        sampling, limit = row.sampling, row.sampling.limit(row.request) - len(row.drawn)
+        parameters = SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=1 if row.opening else limit,
+            logit_bias=dict.fromkeys(sampling.suppressed_first[:MOST_BIASED], -100.0) if row.opening else None,
+            stop_token_ids=list(sampling.stop_ids),
+            seed=(row.request.seed + len(row.drawn)) % 2**63 if self._seeded else None,
+            ignore_eos=True,  # the call's stop tokens decide, not the model's generation config
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,  # not every prefix of every row, at every step
+        )
+        self._rows[row.name] = row
+        self._engine.add_request(row.name, TokensPrompt(prompt_token_ids=row.request.prompt + row.drawn), parameters)
 
     def step(self) -> list[tuple[int, list[Completion]]]:
         """One step of the model for every running row.
@@ -96,12 +148,24 @@ class VllmEngine:
             RuntimeError: vLLM gave up a row.
         """
         ended = []
-        for output in self._engine.step():
-            if output.finished:
-                call, row = map(int, output.request_id.split("/"))
-                self._calls[call][row] = _completion(output.outputs[0])
-                if all(self._calls[call]):
-                    ended.append((call, [done for done in self._calls.pop(call) if done]))
+        with self._out_of_memory_remembered():
+            outputs = self._engine.step()
+        for output in outputs:
+            if not output.finished:
+                continue
+            row = self._rows.pop(output.request_id)
+            tokens, reason = list(output.outputs[0].token_ids), output.outputs[0].finish_reason
+            self.work.tokens += len(tokens)
+            if reason not in ("stop", "length"):
+                raise RuntimeError(f"vLLM ended a row with {reason!r} after {len(tokens)} tokens")
+            row.drawn += tokens[:-1] if reason == "stop" else tokens
+            if reason == "length" and len(row.drawn) < row.sampling.limit(row.request):
+                self._ask(row)
+                continue
+            self.work.rows += 1
+            self._calls[row.call][row.number] = Completion(row.drawn, reason)
+            if all(self._calls[row.call]):
+                ended.append((row.call, [done for done in self._calls.pop(row.call) if done]))
         return ended
 
     def abandon(self) -> list[int]:
@@ -113,18 +177,28 @@ class VllmEngine:
         """
         from vllm import SamplingParams, TokensPrompt
 
-        calls, self._calls = self._calls, {}
-        self._engine.abort_request([f"{call}/{row}" for call, rows in calls.items() for row in range(len(rows))])
+        calls, self._calls = list(self._calls), {}
+        self._engine.abort_request(list(self._rows))
+        self._rows.clear()
         self._engine.add_request("probe", TokensPrompt(prompt_token_ids=[0]), SamplingParams(max_tokens=1))
         while self._engine.has_unfinished_requests():
             self._engine.step()
-        return list(calls)
+        return calls
+
+    @contextmanager
+    def _out_of_memory_remembered(self) -> Iterator[None]:
+        """Let the process that comes after this one take fewer rows at once."""
+        try:
+            yield
+        except Exception as error:
+            if _is_out_of_memory(error):
+                self._at_once.halve(self._at_once.count or DEFAULT_ROWS)
+            raise
 
 
-def _completion(output: Any) -> Completion:
-    tokens = list(output.token_ids)
-    if output.finish_reason == "stop":
-        return Completion(tokens[:-1], "stop")
-    if output.finish_reason == "length":
-        return Completion(tokens, "length")
-    raise RuntimeError(f"vLLM ended a row with {output.finish_reason!r} after {len(tokens)} tokens")
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    while error is not None:
+        if type(error).__name__ == "OutOfMemoryError" or "out of memory" in str(error).lower():
+            return True
+        error = error.__cause__ or error.__context__
+    return False

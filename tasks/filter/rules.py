@@ -39,7 +39,7 @@ class Rule(ABC):
 
 def row_rules(settings: FilterSettings) -> list[Rule]:
     """The rules that need nothing but the row, cheapest first."""
-    return [Empty(), Truncated(), Length(settings), Refusal(settings), Repetition(settings), Language(settings)]
+    return [Truncated(), Empty(), Length(settings), Refusal(settings), Repetition(settings), Language(settings)]
 
 
 class Empty(Rule):

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
-from configs.settings import DomainSettings, GenerationSettings, ModelSettings, SamplingSettings
+from configs.settings import (
+    DomainSettings,
+    GenerationSettings,
+    HardwareSettings,
+    ModelSettings,
+    SamplingSettings,
+    Settings,
+)
 from storage.files import fingerprint
 from storage.shards import Batch, Row, RowStore
+from storage.workspace import Workspace
+from tasks.generate.cleaning import TURN_END, clean
+from tasks.generate.cost import write_cost
+from tasks.models import model_source, resolve_revision
 from tasks.process import ModelPool
 
-INSTRUCTION_VERSION = 1
-RESPONSE_VERSION = 1
+INSTRUCTION_VERSION = 2
+RESPONSE_VERSION = 2
 
 
 def instruction_key(settings: GenerationSettings, seed: int, teacher: str) -> dict[str, Any]:
@@ -22,6 +34,7 @@ def instruction_key(settings: GenerationSettings, seed: int, teacher: str) -> di
         "version": INSTRUCTION_VERSION,
         "model": teacher,
         "sampling": settings.instruction.model_dump(),
+        "suppressed_openings": settings.suppressed_openings,
         "domains": {name: domain.model_dump() for name, domain in settings.domains.items()},
         "seed": seed,
     }
@@ -38,15 +51,21 @@ def response_key(sampling: SamplingSettings, seed: int, model: str) -> dict[str,
     }
 
 
-def chat_model(model: ModelSettings, source: str, revision: str | None, hardware: Any) -> dict[str, Any]:
+def chat_model(
+    model: ModelSettings, workspace: Workspace, hardware: HardwareSettings, suppressed_openings: Sequence[str] = ()
+) -> dict[str, Any]:
     """Arguments of `tasks.generate.chat:ChatModel`."""
+    at_once = workspace.state / "rows-at-once" / f"{fingerprint([model.name, model.precision, hardware.engine])}.json"
     return {
         "engine": hardware.engine,
-        "source": source,
-        "revision": revision,
+        "source": model_source(model, workspace),
+        "revision": resolve_revision(model, workspace),
         "precision": model.precision,
         "memory_share": hardware.vllm_memory_share,
         "eager": hardware.vllm_eager,
+        "rows_at_once": hardware.rows_at_once,
+        "memory": str(at_once),
+        "suppressed_openings": list(suppressed_openings),
     }
 
 
@@ -72,11 +91,6 @@ def row_domain(row_id: str, domains: Mapping[str, DomainSettings], seed: int) ->
     return list(domains)[-1]
 
 
-def clean_instruction(text: str) -> str:
-    """The instruction without surrounding white space; everything else of it is kept."""
-    return text.strip()
-
-
 def write_instructions(
     pool: ModelPool, store: RowStore, batch: Batch, settings: GenerationSettings, seed: int
 ) -> dict[str, Any]:
@@ -89,20 +103,15 @@ def write_instructions(
         for row_id, domain in zip(batch.ids, domains, strict=True)
     ]
     drawn = pool.call("write", rows=rows, sampling=settings.instruction.model_dump())
-    return store.write(
+    return _persist(
+        pool,
+        store,
         batch,
         [
-            {
-                "id": row_id,
-                "domain": domain,
-                "raw_instruction": answer["text"],
-                "instruction": clean_instruction(answer["text"]),
-                "tokens": answer["tokens"],
-                "finish_reason": answer["finish_reason"],
-            }
+            {"id": row_id, "domain": domain, "raw_instruction": answer["text"], **_cleaned("instruction", answer)}
             for row_id, domain, answer in zip(batch.ids, domains, drawn, strict=True)
         ],
-    ).as_json()
+    )
 
 
 def write_responses(
@@ -116,59 +125,131 @@ def write_responses(
         for row_id, instruction in zip(batch.ids, instructions, strict=True)
     ]
     drawn = pool.call("answer", rows=rows, sampling=sampling.model_dump())
-    return store.write(
+    return _persist(
+        pool,
+        store,
         batch,
-        [
-            {
-                "id": row_id,
-                "output": answer["text"].strip(),
-                "tokens": answer["tokens"],
-                "finish_reason": answer["finish_reason"],
-            }
-            for row_id, answer in zip(batch.ids, drawn, strict=True)
-        ],
-    ).as_json()
+        [{"id": row_id, **_cleaned("output", answer)} for row_id, answer in zip(batch.ids, drawn, strict=True)],
+    )
 
 
-def is_instruction(row: Row) -> bool:
-    """Whether a drawn instruction can be answered: the model ended its turn and said something."""
-    return row["finish_reason"] == "stop" and bool(row["instruction"])
+def _cleaned(field: str, answer: Mapping[str, Any]) -> dict[str, Any]:
+    text, cuts = clean(answer["text"], answer["specials"], answer["turn_end"])
+    return {
+        field: text,
+        "cuts": [{"field": field, **asdict(cut)} for cut in cuts],
+        "tokens": answer["tokens"],
+        # a turn whose end the model wrote out as text did end, whatever came after it
+        "finish_reason": "stop" if any(cut.reason == TURN_END for cut in cuts) else answer["finish_reason"],
+    }
 
 
-def raw_rows(drawn: Mapping[int, Row], answers: Mapping[str, Row], model: str) -> list[Row]:
-    """The published raw rows, in id order.
+def _persist(pool: ModelPool, store: RowStore, batch: Batch, rows: list[Row]) -> dict[str, Any]:
+    shard = store.write(batch, rows)
+    write_cost(store, batch, rows, pool.lap())
+    return shard.as_json()
+
+
+def is_whole(row: Row, field: str) -> bool:
+    """Whether the model ended its turn and said something."""
+    return row["finish_reason"] == "stop" and bool(row[field])
+
+
+def row_number(row_id: str) -> int:
+    """Number of the row that an attempt is one of."""
+    return int(row_id.partition(".")[0])
+
+
+def attempt_of(row_id: str) -> int:
+    """Which attempt it is, from 0."""
+    return int(row_id.partition(".")[2])
+
+
+def settled_rows(instructions: RowStore, responses: RowStore, settings: GenerationSettings) -> int:
+    """How many of the wanted rows need no further work: they are whole, or their attempts are used up."""
+    answers = responses.rows()
+    settled = set()
+    for row_id, row in instructions.rows().items():
+        asked = is_whole(row, "instruction")
+        answer = answers.get(content_id(row["instruction"])) if asked else None
+        answered = answer is not None or not asked
+        whole = answer is not None and is_whole(answer, "output")
+        if whole or (answered and attempt_of(row_id) == settings.max_attempts - 1):
+            settled.add(row_number(row_id))
+    return sum(number < settings.rows for number in settled)
+
+
+def row_stores(settings: Settings, workspace: Workspace, teacher: str) -> tuple[RowStore, RowStore]:
+    """Where the teacher's instructions and its responses lie."""
+    generation = settings.generation
+    keys = {
+        "instructions": instruction_key(generation, settings.seed, teacher),
+        "responses": response_key(generation.response, settings.seed, teacher),
+    }
+    instructions, responses = (
+        RowStore(workspace.state / "rows" / f"{kind}-{fingerprint(key)}") for kind, key in keys.items()
+    )
+    return instructions, responses
+
+
+def raw_row(instruction: Row, answer: Row | None, model: str) -> Row:
+    """One attempt as it is published; `failure` is null where both turns ended and said something.
 
     Args:
-        drawn: accepted instruction of each row number.
-        answers: response by `content_id` of its instruction.
+        instruction: as drawn.
+        answer: its response; none where the instruction was not whole and so never asked.
         model: name of the teacher.
     """
-    rows = []
-    for number, instruction in sorted(drawn.items()):
-        answer = answers[content_id(instruction["instruction"])]
-        rows.append(
-            {
-                "id": f"{number:06d}",
-                "domain": instruction["domain"],
-                "instruction": instruction["instruction"],
-                "output": answer["output"],
-                "raw_instruction": instruction["raw_instruction"],
-                "finish_reason": answer["finish_reason"],
-                "model": model,
-                "attempts": int(instruction["id"].partition(".")[2]) + 1,
-                "instruction_tokens": instruction["tokens"],
-                "output_tokens": answer["tokens"],
-            }
-        )
-    return rows
+    output = answer or {"output": "", "finish_reason": instruction["finish_reason"], "tokens": 0, "cuts": []}
+    return {
+        "id": f"{row_number(instruction['id']):06d}",
+        "domain": instruction["domain"],
+        "instruction": instruction["instruction"],
+        "output": output["output"],
+        "raw_instruction": instruction["raw_instruction"],
+        "cuts": instruction["cuts"] + output["cuts"],
+        "finish_reason": output["finish_reason"],
+        "failure": _failure(instruction, "instruction") or _failure(output, "output"),
+        "model": model,
+        "attempts": attempt_of(instruction["id"]) + 1,
+        "instruction_tokens": instruction["tokens"],
+        "output_tokens": output["tokens"],
+    }
 
 
-def raw_statistics(rows: Sequence[Row], attempts: int, wanted: int) -> dict[str, Any]:
+def _failure(row: Row, field: str) -> str | None:
+    if is_whole(row, field):
+        return None
+    return f"{field} empty" if row["finish_reason"] == "stop" else f"{field} cut off at the token limit"
+
+
+def last_attempts(attempts: Iterable[Row]) -> tuple[list[Row], list[Row]]:
+    """The rows to publish, in id order: each number's last attempt, and the failed ones before it."""
+    by_number: dict[str, list[Row]] = {}
+    for row in attempts:
+        by_number.setdefault(row["id"], []).append(row)
+    tried = [sorted(rows, key=lambda row: row["attempts"]) for _, rows in sorted(by_number.items())]
+    return [rows[-1] for rows in tried], [row for rows in tried for row in rows[:-1]]
+
+
+def raw_statistics(
+    rows: Sequence[Row], failed: Sequence[Row], wanted: int, domains: Mapping[str, DomainSettings]
+) -> dict[str, Any]:
     """The statistics of requirement 2.1; lengths in words split at white space.
 
-    The success rate is finished, non-empty responses over all attempts to draw a row.
+    Args:
+        rows: the published rows.
+        failed: attempts that were tried again.
+        wanted: rows asked for.
+        domains: the mix asked for.
+
+    Returns:
+        Counts and means. The success rate is finished, non-empty pairs over all attempts to draw one.
     """
-    completed = [row for row in rows if row["finish_reason"] == "stop" and row["output"]]
+    completed = [row for row in rows if row["failure"] is None]
+    attempts = len(rows) + len(failed)
+    total = sum(domain.weight for domain in domains.values())
+    drawn = _counts(row["domain"] for row in rows)
     return {
         "wanted": wanted,
         "rows": len(rows),
@@ -178,7 +259,13 @@ def raw_statistics(rows: Sequence[Row], attempts: int, wanted: int) -> dict[str,
         "mean_instruction_words": fmean(len(row["instruction"].split()) for row in rows) if rows else None,
         "mean_response_words": fmean(len(row["output"].split()) for row in rows) if rows else None,
         "finish_reasons": _counts(row["finish_reason"] for row in rows),
-        "domains": _counts(row["domain"] for row in rows),
+        "failures": _counts(row["failure"] for row in (*rows, *failed) if row["failure"]),
+        "cuts": _counts(f"{cut['field']} {cut['reason']}" for row in rows for cut in row["cuts"]),
+        "domains": drawn,
+        "domain_shares": {
+            name: {"wanted": domain.weight / total, "achieved": drawn.get(name, 0) / len(rows) if rows else None}
+            for name, domain in domains.items()
+        },
         "instruction_tokens": sum(row["instruction_tokens"] for row in rows),
         "output_tokens": sum(row["output_tokens"] for row in rows),
     }

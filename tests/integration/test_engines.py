@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from tasks.engines.protocol import Completion, Engine, Request, Sampling
+from tasks.engines.rows_at_once import RowsAtOnce
+from tasks.generate.chat import load_model
 from tasks.process import ModelPool
 from tests.tiny import build_tiny_model
 
@@ -26,7 +28,8 @@ NEEDS_VLLM = pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None and not os.environ.get("REQUIRE_VLLM"),
     reason="vLLM is not installed; `.ci/run` tests it in an environment of its own",
 )
-ENGINES = ["hf", pytest.param("vllm", marks=NEEDS_VLLM)]
+VLLM = pytest.param("vllm", marks=NEEDS_VLLM)
+ENGINES = ["hf", "slots", VLLM]  # slots: what `hf` is on a GPU, here without its captured step
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def vllm(model: Path) -> Any:
     from tasks.engines.vllm import VllmEngine
 
-    return VllmEngine(str(model), None, "fp32", memory_share=0.3, eager=True)
+    return VllmEngine(str(model), None, "fp32", memory_share=0.3, eager=True, rows_at_once=RowsAtOnce())
 
 
 @pytest.fixture(scope="module", params=ENGINES)
@@ -48,8 +51,10 @@ def engine(request: pytest.FixtureRequest, model: Path) -> Engine:
         engine: Engine = request.getfixturevalue("vllm")
         return engine
     from tasks.engines.hf import HfEngine
+    from tasks.engines.slots import SlotEngine
 
-    return HfEngine(str(model), None, "fp32")
+    loaded = load_model(str(model), None, "fp32")
+    return SlotEngine(loaded, RowsAtOnce(4)) if request.param == "slots" else HfEngine(loaded, RowsAtOnce())
 
 
 def complete(engine: Engine, *calls: tuple[list[Request], Sampling]) -> list[list[Completion]]:
@@ -136,6 +141,37 @@ def test_an_engine_goes_on_after_what_it_abandoned(engine: Engine) -> None:
     assert complete(engine, (requests(), DRAWN)) == [expected]
 
 
+def test_a_row_has_a_limit_of_its_own(engine: Engine) -> None:
+    [free] = complete(engine, (requests(), DRAWN))
+    short = [Request(request.prompt, request.seed, max_new_tokens=3) for request in requests()[:2]]
+    [cut] = complete(engine, ([*short, requests()[2]], DRAWN))
+    assert [completion.tokens for completion in cut[:2]] == [completion.tokens[:3] for completion in free[:2]]
+    assert cut[2] == free[2]
+
+
+def test_no_row_begins_with_a_suppressed_token_and_later_tokens_are_free(engine: Engine) -> None:
+    rows = [request for seed in range(20) for request in requests(seed)]
+    flat = Sampling(2.0, 1, 12, ())
+    [free] = complete(engine, (rows, flat))
+    suppressed = tuple({completion.tokens[0] for completion in free})
+    held = Sampling(2.0, 1, 12, (), suppressed_first=suppressed)
+    [completions], [beside] = complete(engine, (rows, held)), complete(engine, (rows[:2], flat))
+    assert not {completion.tokens[0] for completion in completions} & set(suppressed)
+    assert {token for completion in completions for token in completion.tokens[1:]} & set(suppressed)
+    assert beside == free[:2]
+
+
+def test_more_rows_than_slots_end_each_once_and_are_counted(engine: Engine) -> None:
+    before = (engine.work.rows, engine.work.tokens)
+    rows = [Request(PROMPTS[row % 3], row, max_new_tokens=1 + row * 5 % 12) for row in range(30)]
+    [completions] = complete(engine, (rows, Sampling(1, 0.9, 12, ())))
+    assert [len(completion.tokens) for completion in completions] == [row.max_new_tokens for row in rows]
+    assert (engine.work.rows - before[0], engine.work.tokens - before[1]) == (
+        30,
+        sum(len(c.tokens) for c in completions),
+    )
+
+
 def child_arguments(engine: str, model: Path) -> dict[str, Any]:
     return {
         "engine": engine,
@@ -147,7 +183,7 @@ def child_arguments(engine: str, model: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", ["hf", VLLM])
 def test_a_child_answers_three_threads_at_once(name: str, model: Path) -> None:
     sampling = {"temperature": 1.0, "top_p": 0.9, "max_new_tokens": 30}
     calls = [
@@ -167,7 +203,7 @@ def test_a_child_answers_writes_and_replaces_itself(tiny_model: Path) -> None:
     rows = [{"system_prompt": None, "seed": 1}, {"system_prompt": "be brief", "seed": 2}]
     with ModelPool("tasks.generate.chat:ChatModel", child_arguments("hf", tiny_model), threads=1) as pool:
         first = pool.call("write", rows=rows, sampling=sampling)
-        assert [set(row) for row in first] == [{"text", "tokens", "finish_reason"}] * 2
+        assert [set(row) for row in first] == [{"text", "specials", "turn_end", "tokens", "finish_reason"}] * 2
         (old,) = pool.pids
         os.kill(old, signal.SIGKILL)
         while pool.pids:

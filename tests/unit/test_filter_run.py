@@ -73,7 +73,7 @@ def test_waterfall_sums_and_every_row_is_kept_or_dropped_once() -> None:
     result = filter_rows(rows, SMALL, seed=0)
     waterfall = result.stats["waterfall"]
     assert [step["rule"] for step in waterfall] == [
-        "empty", "truncated", "length", "refusal", "repetition", "language", "diversity",
+        "truncated", "empty", "length", "refusal", "repetition", "language", "diversity",
     ]  # fmt: skip
     assert waterfall[0]["in"] == 150 and waterfall[-1]["out"] == len(result.kept)
     for step, following in zip(waterfall, waterfall[1:], strict=False):

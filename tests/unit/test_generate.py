@@ -11,79 +11,37 @@ import torch
 from configs.settings import DomainSettings, load_settings
 from storage.shards import RowStore
 from tasks.engines.hf import draw, row_noise
-from tasks.engines.protocol import Request, Sampling
-from tasks.engines.templates import TemplateError, chat_ids, pre_query_ids, response_prompt_ids, stop_ids
+from tasks.engines.protocol import Request
 from tasks.generate import rows as magpie
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny_model: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(tiny_model)
-
-
-def test_the_pre_query_prompt_ends_where_the_user_would_speak(tokenizer: Any) -> None:
-    text = tokenizer.decode(pre_query_ids(tokenizer))
-    assert text == "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n"
-
-
-def test_a_system_prompt_comes_before_the_user(tokenizer: Any) -> None:
-    text = tokenizer.decode(pre_query_ids(tokenizer, "be brief"))
-    assert text == (
-        "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nbe brief<|eot_id|>"
-        "<|start_header_id|>user<|end_header_id|>\n\n"
-    )
-
-
-@pytest.mark.parametrize("make", [lambda t: pre_query_ids(t), lambda t: response_prompt_ids(t, "the cat")])
-def test_every_prompt_has_exactly_one_bos(tokenizer: Any, make: Any) -> None:
-    ids = make(tokenizer)
-    assert ids[0] == tokenizer.bos_token_id
-    assert ids.count(tokenizer.bos_token_id) == 1
-
-
-def test_an_exchange_is_templated_once(tokenizer: Any) -> None:
-    text = tokenizer.decode(chat_ids(tokenizer, "the cat", "sat"))
-    assert text.count("<|begin_of_text|>") == 1
-    assert text.endswith("assistant<|end_header_id|>\n\nsat<|eot_id|>")
-
-
-def test_the_stop_set_holds_the_end_of_turn(tokenizer: Any) -> None:
-    end_of_turn = tokenizer.convert_tokens_to_ids("<|eot_id|>")
-    assert stop_ids(tokenizer, None) == (end_of_turn,)
-    assert stop_ids(tokenizer, [1, end_of_turn]) == (1, end_of_turn)
-
-
-def test_a_model_without_a_template_is_refused(tokenizer: Any) -> None:
-    from copy import deepcopy
-
-    bare = deepcopy(tokenizer)
-    bare.chat_template = None
-    with pytest.raises(TemplateError, match="no chat template"):
-        pre_query_ids(bare)
 
 
 def test_noise_is_a_function_of_seed_and_position() -> None:
     short, long = (row_noise([Request([1], 7), Request([1], 8)], length) for length in (4, 9))
-    assert torch.equal(short, long[:, :4])
-    assert not torch.equal(long[0], long[1])
+    assert (short == long[:, :4]).all()
+    assert (long[0] != long[1]).any()
     assert ((long >= 0) & (long < 1)).all()
 
 
+def drawn(probabilities: list[float], noise: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:
+    rows = len(noise)
+    logits = torch.tensor([probabilities]).log().repeat(rows, 1)
+    tokens: torch.Tensor = draw(
+        logits, noise, torch.full((rows,), temperature), torch.full((rows,), top_p), nucleus=top_p < 1
+    )
+    return tokens
+
+
 def test_draws_follow_the_probabilities() -> None:
-    probabilities = torch.tensor([0.5, 0.2, 0.2, 0.1])
-    noise = torch.linspace(0, 1 - 1e-6, 10_000)
-    tokens = draw(probabilities.log().repeat(10_000, 1), noise, Sampling(1.0, 1.0, 1, ()))
-    assert (torch.bincount(tokens, minlength=4) / 10_000 - probabilities).abs().max() < 0.001
+    probabilities = [0.5, 0.2, 0.2, 0.1]
+    tokens = drawn(probabilities, torch.linspace(0, 1 - 1e-6, 10_000), 1.0, 1.0)
+    assert (torch.bincount(tokens, minlength=4) / 10_000 - torch.tensor(probabilities)).abs().max() < 0.001
 
 
 def test_top_p_cuts_the_tail_and_keeps_the_token_that_crosses_it() -> None:
-    logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log().repeat(1000, 1)
-    noise = torch.linspace(0, 1 - 1e-6, 1000)
-    assert set(draw(logits, noise, Sampling(1.0, 0.6, 1, ())).tolist()) == {0, 1}
-    assert set(draw(logits, noise, Sampling(1.0, 0.4, 1, ())).tolist()) == {0}
-    assert set(draw(logits, noise, Sampling(0.0, 1.0, 1, ())).tolist()) == {0}
+    probabilities, noise = [0.5, 0.3, 0.15, 0.05], torch.linspace(0, 1 - 1e-6, 1000)
+    assert set(drawn(probabilities, noise, 1.0, 0.6).tolist()) == {0, 1}
+    assert set(drawn(probabilities, noise, 1.0, 0.4).tolist()) == {0}
+    assert set(drawn(probabilities, noise, 0.0, 1.0).tolist()) == {0}
 
 
 def test_domains_follow_their_weights_and_stay_when_rows_are_added() -> None:
@@ -105,46 +63,80 @@ def test_keys_hold_what_the_text_depends_on_and_nothing_else() -> None:
     assert magpie.instruction_key(demo.generation, 1, "teacher") != key
 
 
-def instruction(row: int, attempt: int = 0) -> dict[str, Any]:
+def instruction(row: int, attempt: int = 0, finish_reason: str = "stop") -> dict[str, Any]:
     return {
         "id": magpie.attempt_id(row, attempt),
         "domain": "facts",
         "raw_instruction": f" ask {row}\n",
         "instruction": f"ask {row}",
+        "cuts": [{"field": "instruction", "reason": "white_space", "start": 0, "removed": " "}],
         "tokens": 3,
-        "finish_reason": "stop",
+        "finish_reason": finish_reason,
     }
 
 
-def test_raw_rows_are_in_id_order_and_complete() -> None:
-    answers = {
-        magpie.content_id("ask 1"): {"output": "one two", "tokens": 2, "finish_reason": "stop"},
-        magpie.content_id("ask 0"): {"output": "", "tokens": 9, "finish_reason": "length"},
-    }
-    rows = magpie.raw_rows({1: instruction(1, 2), 0: instruction(0)}, answers, "teacher")
-    assert [row["id"] for row in rows] == ["000000", "000001"]
-    assert rows[1] == {
+def answer(text: str, finish_reason: str = "stop") -> dict[str, Any]:
+    return {"output": text, "tokens": 2, "finish_reason": finish_reason, "cuts": []}
+
+
+def test_a_raw_row_tells_what_was_drawn_and_what_was_cut() -> None:
+    assert magpie.raw_row(instruction(1, 2), answer("one two"), "teacher") == {
         "id": "000001",
         "domain": "facts",
         "instruction": "ask 1",
         "output": "one two",
         "raw_instruction": " ask 1\n",
+        "cuts": [{"field": "instruction", "reason": "white_space", "start": 0, "removed": " "}],
         "finish_reason": "stop",
+        "failure": None,
         "model": "teacher",
         "attempts": 3,
         "instruction_tokens": 3,
         "output_tokens": 2,
     }
-    stats = magpie.raw_statistics(rows, attempts=4, wanted=2)
-    assert (stats["rows"], stats["completed"], stats["success_rate"]) == (2, 1, 0.25)
-    assert stats["finish_reasons"] == {"length": 1, "stop": 1}
-    assert (stats["mean_instruction_words"], stats["mean_response_words"]) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("drawn", "answered", "finish_reason", "failure"),
+    [
+        (instruction(0), answer("never end", "length"), "length", "output cut off at the token limit"),
+        (instruction(0), answer(""), "stop", "output empty"),
+        (instruction(0, finish_reason="length"), None, "length", "instruction cut off at the token limit"),
+        (instruction(0) | {"instruction": ""}, None, "stop", "instruction empty"),
+    ],
+)
+def test_a_failed_attempt_is_kept_and_says_why(
+    drawn: dict[str, Any], answered: dict[str, Any] | None, finish_reason: str, failure: str
+) -> None:
+    row = magpie.raw_row(drawn, answered, "teacher")
+    assert (row["finish_reason"], row["failure"]) == (finish_reason, failure)
+
+
+def test_the_last_attempt_is_published_and_success_is_counted_over_attempts() -> None:
+    attempts = [
+        magpie.raw_row(instruction(0), answer("x", "length"), "t"),
+        magpie.raw_row(instruction(1), answer("one two"), "t"),
+        magpie.raw_row(instruction(0, 1), answer("well done"), "t"),
+    ]
+    rows, failed = magpie.last_attempts(attempts)
+    assert [(row["id"], row["attempts"]) for row in rows] == [("000000", 2), ("000001", 1)]
+    assert [(row["id"], row["attempts"]) for row in failed] == [("000000", 1)]
+    domains = {"facts": DomainSettings(weight=3), "code": DomainSettings(weight=1)}
+    stats = magpie.raw_statistics(rows, failed, 2, domains)
+    assert (stats["rows"], stats["attempts"], stats["completed"], stats["success_rate"]) == (2, 3, 2, 2 / 3)
+    assert stats["failures"] == {"output cut off at the token limit": 1}
+    assert stats["cuts"] == {"instruction white_space": 2}
+    assert stats["domain_shares"] == {
+        "facts": {"wanted": 0.75, "achieved": 1.0},
+        "code": {"wanted": 0.25, "achieved": 0.0},
+    }
 
 
 def test_statistics_of_nothing_are_null_not_zero() -> None:
-    stats = magpie.raw_statistics([], attempts=0, wanted=5)
+    stats = magpie.raw_statistics([], [], 5, {"facts": DomainSettings(weight=1)})
     assert stats["success_rate"] is None
     assert stats["mean_response_words"] is None
+    assert stats["domain_shares"]["facts"]["achieved"] is None
 
 
 class CountingPool:
@@ -155,7 +147,11 @@ class CountingPool:
 
     def call(self, method: str, rows: list[dict[str, Any]], sampling: dict[str, Any]) -> list[dict[str, Any]]:
         self.calls += 1
-        return [{"text": f" {method} {row['seed']} ", "tokens": 2, "finish_reason": "stop"} for row in rows]
+        drawn = {"specials": [], "turn_end": None, "tokens": 2, "finish_reason": "stop"}
+        return [{"text": f" {method} {row['seed']} ", **drawn} for row in rows]
+
+    def lap(self) -> float:
+        return 0.5
 
 
 def test_a_batch_on_disk_is_not_generated_again(tmp_path: Path) -> None:
@@ -171,3 +167,30 @@ def test_a_batch_on_disk_is_not_generated_again(tmp_path: Path) -> None:
     rows = store.collect(batch.ids)
     assert all(row["instruction"] == row["raw_instruction"].strip() for row in rows)
     assert len({row["instruction"] for row in rows}) == 3
+
+
+def test_a_row_is_settled_when_it_is_whole_or_its_attempts_are_used_up(tmp_path: Path) -> None:
+    """What a night has left to do is read from these two stores and nothing else."""
+    overrides = {
+        "generation.rows": 4,
+        "generation.max_attempts": 2,
+        "filter.train_rows": 1,
+        "filter.val_rows": 1,
+    }
+    settings = load_settings("demo", overrides).generation
+    asked, answers = RowStore(tmp_path / "asked"), RowStore(tmp_path / "answers")
+    drawn = [
+        instruction(0),
+        instruction(1),
+        instruction(1, 1),
+        instruction(2, finish_reason="length"),
+        instruction(3, finish_reason="length"),
+        instruction(3, 1, finish_reason="length"),
+    ]
+    (batch,) = asked.plan([row["id"] for row in drawn], 10)
+    asked.write(batch, drawn)
+    assert magpie.settled_rows(asked, answers, settings) == 1  # row 3
+    given = {magpie.content_id("ask 0"): answer("done"), magpie.content_id("ask 1"): answer("cut", "length")}
+    (batch,) = answers.plan(given, 10)
+    answers.write(batch, [{"id": row_id} | row for row_id, row in given.items()])
+    assert magpie.settled_rows(asked, answers, settings) == 3

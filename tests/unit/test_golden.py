@@ -14,7 +14,7 @@ import torch
 from configs.settings import load_settings
 from storage.files import fingerprint
 from tasks.engines.hf import draw, row_noise
-from tasks.engines.protocol import Request, Sampling
+from tasks.engines.protocol import Request
 from tasks.engines.templates import chat_ids, pre_query_ids, response_prompt_ids
 from tasks.filter.run import filter_rows
 from tasks.generate import rows as magpie
@@ -47,7 +47,7 @@ def raw() -> list[dict[str, Any]]:
 def test_filter() -> None:
     settings = load_settings("demo", {"filter.train_rows": 1, "filter.val_rows": 1}).filter
     result = filter_rows(raw(), settings, seed=0)
-    assert (VERSIONS["filter"], fingerprint([result.kept, result.dropped])) == (1, "e21df74844a4e44e")
+    assert (VERSIONS["filter"], fingerprint([result.kept, result.dropped])) == (2, "e21df74844a4e44e")
 
 
 def test_pairs() -> None:
@@ -63,9 +63,10 @@ def test_pairs() -> None:
 def test_draws() -> None:
     logits = torch.sin(torch.arange(400, dtype=torch.float32)).reshape(8, 50)
     requests = [Request([1], seed) for seed in range(8)]
-    tokens = [draw(logits, row_noise(requests, 4)[:, step], Sampling(0.7, 0.9, 4, ())).tolist() for step in range(4)]
+    noise, temperature, top_p = torch.from_numpy(row_noise(requests, 4)), torch.full((8,), 0.7), torch.full((8,), 0.9)
+    tokens = [draw(logits, noise[:, step], temperature, top_p, nucleus=True).tolist() for step in range(4)]
     versions = (magpie.INSTRUCTION_VERSION, magpie.RESPONSE_VERSION)
-    assert (versions, fingerprint(tokens)) == ((1, 1), "8b13f94f2b6f92b0")
+    assert (versions, fingerprint(tokens)) == ((2, 2), "8b13f94f2b6f92b0")
 
 
 def test_prompts(tiny_model: Path) -> None:
@@ -79,7 +80,7 @@ def test_prompts(tiny_model: Path) -> None:
         chat_ids(tokenizer, "the cat", "sat"),
     ]
     versions = (magpie.INSTRUCTION_VERSION, magpie.RESPONSE_VERSION, SCORE_VERSION)
-    assert (versions, fingerprint(prompts)) == ((1, 1, 1), "d02fa48d82a34e95")
+    assert (versions, fingerprint(prompts)) == ((2, 2, 1), "d02fa48d82a34e95")
 
 
 def test_keys() -> None:
@@ -92,4 +93,4 @@ def test_keys() -> None:
         magpie.content_id("ask"),
         [magpie.row_domain(magpie.attempt_id(row, 0), demo.generation.domains, 0) for row in range(50)],
     ]
-    assert fingerprint(keys) == "57798b36119626f0"
+    assert fingerprint(keys) == "d47170b15ba40f0d"

@@ -1,0 +1,413 @@
+"""The `hf` engine on a GPU: a table of slots that never waits for its longest row.
+
+Every slot holds one row at its own position in a static key-value cache; the step of all slots is captured once as a
+CUDA graph and replayed with one launch, and a slot whose row ends takes the next waiting row of whatever call.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from tasks.engines.hf import draw, left_padded, row_noise
+from tasks.engines.protocol import Completion, Request, Sampling, Work
+from tasks.engines.rows_at_once import RowsAtOnce
+
+SLOTS = 32  # what an 8B model in 4 bits leaves room for on 15 GB, at 1,300 tokens a row
+LENGTH_BUCKET = 128
+PROMPT_BUCKET = 32
+SELF_CHECK_TOLERANCE = 0.05
+ATTENTION = "slots"
+
+
+@dataclass
+class _Row:
+    """A row on its way: what was asked, what was drawn so far."""
+
+    call: int
+    number: int
+    request: Request
+    sampling: Sampling
+    noise: Any
+    drawn: list[int] = field(default_factory=list)
+
+    @property
+    def context(self) -> list[int]:
+        return self.request.prompt + self.drawn
+
+    @property
+    def longest(self) -> int:
+        return len(self.request.prompt) + self.sampling.limit(self.request)
+
+
+class UnsupportedModelError(RuntimeError):
+    """The slot table would not compute what the model does; the message says why."""
+
+
+class SlotEngine:
+    """Continuous batching with transformers' own model code."""
+
+    def __init__(self, model: Any, rows_at_once: RowsAtOnce) -> None:
+        """Take a causal language model in evaluation mode.
+
+        Raises:
+            UnsupportedModelError: its attention is of a kind the table does not compute.
+        """
+        self._model = model
+        self._at_once = rows_at_once
+        self._waiting: deque[_Row] = deque()
+        self._calls: dict[int, list[Completion | None]] = {}
+        self._table: _Table | None = None
+        self.work = Work()
+        _use_slot_attention(model)
+        _check_itself(model)
+
+    @property
+    def busy(self) -> bool:
+        """Whether rows are under way."""
+        return bool(self._calls)
+
+    def add(self, call: int, requests: list[Request], sampling: Sampling) -> None:
+        """Queue a call's rows.
+
+        Raises:
+            ValueError: there are none, or one does not fit the model's context.
+        """
+        context = getattr(self._model.config, "max_position_embeddings", None)
+        rows = [
+            _Row(call, number, request, sampling, noise)
+            for number, (request, noise) in enumerate(
+                zip(requests, row_noise(requests, sampling.max_new_tokens), strict=True)
+            )
+        ]
+        if not rows:
+            raise ValueError("a call without requests would never end")
+        longest = max(row.longest for row in rows)
+        if context and longest > context:
+            raise ValueError(f"a row may grow to {longest} tokens; the maximum context length is {context}")
+        self._calls[call] = [None] * len(rows)
+        self._waiting.extend(rows)
+
+    def step(self) -> list[tuple[int, list[Completion]]]:
+        """One token for every row in a slot, after free slots took waiting rows."""
+        import torch
+
+        try:
+            with torch.inference_mode():
+                ended = self._admit() + self._table_that_fits().step()
+        except torch.OutOfMemoryError:
+            if not self._at_once.halve(self._size):
+                raise
+        else:
+            return self._completed(ended)
+        # outside the handler, whose traceback would keep the failed step's tensors alive
+        self._take_back()
+        return []
+
+    def abandon(self) -> list[int]:
+        """Drop every row and the table."""
+        calls, self._calls, self._table = list(self._calls), {}, None
+        self._waiting.clear()
+        return calls
+
+    @property
+    def _size(self) -> int:
+        return self._at_once.count or SLOTS
+
+    def _admit(self) -> list[_Row]:
+        table = self._table_that_fits()
+        # a prompt's pass costs about as much as a step of all slots, so that a single free slot waits for company
+        enough = max(1, table.size // 8)
+        fitting = self._waiting and self._waiting[0].longest <= table.length
+        if fitting and (len(table.free) >= enough or not table.rows or len(self._waiting) < enough):
+            group: list[_Row] = []
+            while self._waiting and len(group) < len(table.free) and self._waiting[0].longest <= table.length:
+                group.append(self._waiting.popleft())
+            if group:
+                try:
+                    return table.admit(group)
+                except BaseException:
+                    self._waiting.extendleft(reversed(group))
+                    raise
+        return []
+
+    def _table_that_fits(self) -> _Table:
+        """The table; a new one where rows wait that are longer than it, once it is empty."""
+        idle = self._table is None or not self._table.rows
+        if self._table is None or (idle and self._waiting and self._waiting[0].longest > self._table.length):
+            self._table = None
+            longest = max(row.longest for row in self._waiting)
+            self._table = _Table(self._model, self._size, _rounded(longest, LENGTH_BUCKET))
+        return self._table
+
+    def _completed(self, ended: list[_Row]) -> list[tuple[int, list[Completion]]]:
+        whole = []
+        for row in ended:
+            stopped = bool(row.drawn) and row.drawn[-1] in row.sampling.stop_ids
+            tokens = row.drawn[:-1] if stopped else row.drawn
+            self.work.rows += 1
+            self.work.tokens += len(row.drawn)
+            self._calls[row.call][row.number] = Completion(tokens, "stop" if stopped else "length")
+            if all(self._calls[row.call]):
+                whole.append((row.call, [done for done in self._calls.pop(row.call) if done]))
+        return whole
+
+    def _take_back(self) -> None:
+        """Give the table's memory back; its rows go on later from what they have."""
+        import torch
+
+        if self._table:
+            self._waiting.extendleft(row for _, row in sorted(self._table.rows.items(), reverse=True))
+        self._table = None
+        torch.cuda.empty_cache()
+
+
+class _Table:
+    """Slots of one length: a static cache, the state of each slot, and the captured step."""
+
+    def __init__(self, model: Any, size: int, length: int) -> None:
+        import torch
+
+        self._model = model
+        self.size, self.length = size, length
+        self.free = list(range(size))[::-1]
+        self.rows: dict[int, _Row] = {}
+        self._cache = SlotCache(model.config, size, length, model.device, model.dtype)
+        self._columns = torch.arange(length, device=model.device)
+        self._tokens = torch.zeros(size, dtype=torch.long, device=model.device)
+        self._noise, self._temperature = (torch.zeros(size, device=model.device) for _ in range(2))
+        self._top_p = torch.ones(size, device=model.device)
+        self._graphs: dict[bool, Any] = {}
+        self._captures = model.device.type == "cuda"
+
+    def admit(self, rows: list[_Row]) -> list[_Row]:
+        """Read the rows' contexts into free slots and draw each one's next token; return those that ended with it."""
+        import torch
+
+        device = self._model.device
+        slots = torch.tensor([self.free[-1 - i] for i in range(len(rows))], device=device)
+        contexts = [row.context for row in rows]
+        width = min(_rounded(max(map(len, contexts)), PROMPT_BUCKET), self.length)
+        tokens, mask = (torch.nn.functional.pad(part, (width - part.shape[1], 0)) for part in left_padded(contexts))
+        tokens, mask = tokens.to(device), mask.to(device)
+        out = self._model(
+            input_ids=tokens,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits = out.logits[:, -1].float()
+        for number, row in enumerate(rows):
+            if not row.drawn and row.sampling.suppressed_first:
+                logits[number, list(row.sampling.suppressed_first)] = -torch.inf
+        lengths = torch.tensor([len(context) for context in contexts], device=device)
+        self._cache.fill(slots, lengths, out.past_key_values)
+        noise = torch.tensor([float(row.noise[len(row.drawn)]) for row in rows], device=device)
+        temperature = torch.tensor([float(row.sampling.temperature) for row in rows], device=device)
+        top_p = torch.tensor([float(row.sampling.top_p) for row in rows], device=device)
+        first = draw(logits, noise, temperature, top_p, nucleus=any(row.sampling.top_p < 1 for row in rows))
+        self._tokens[slots], self._temperature[slots], self._top_p[slots] = first, temperature, top_p
+        for row in rows:
+            self.rows[self.free.pop()] = row
+        return self._record({slot: token for slot, token in zip(slots.tolist(), first.tolist(), strict=True)})
+
+    def step(self) -> list[_Row]:
+        """Draw one token in every slot; return the rows that ended."""
+        import numpy as np
+        import torch
+
+        if not self.rows:
+            return []
+        noise = np.zeros(self.size, dtype=np.float32)
+        for slot, row in self.rows.items():
+            noise[slot] = row.noise[len(row.drawn)]
+        self._noise.copy_(torch.from_numpy(noise))
+        self._forward(nucleus=any(row.sampling.top_p < 1 for row in self.rows.values()))
+        tokens = self._tokens.tolist()
+        return self._record({slot: tokens[slot] for slot in self.rows})
+
+    def _record(self, tokens: dict[int, int]) -> list[_Row]:
+        ended = []
+        for slot, token in tokens.items():
+            row = self.rows[slot]
+            row.drawn.append(token)
+            if token in row.sampling.stop_ids or len(row.drawn) == row.sampling.limit(row.request):
+                ended.append(self.rows.pop(slot))
+                self.free.append(slot)
+        return ended
+
+    def _forward(self, *, nucleus: bool) -> None:
+        if self._captures and nucleus not in self._graphs:
+            self._capture(nucleus)
+        if nucleus in self._graphs:
+            self._graphs[nucleus].replay()
+        else:
+            self._decode(nucleus)
+
+    def _decode(self, nucleus: bool) -> None:
+        positions = self._cache.positions
+        out = self._model(
+            input_ids=self._tokens[:, None],
+            attention_mask=(self._columns <= positions[:, None])[:, None, None, :],
+            position_ids=positions[:, None],
+            past_key_values=self._cache,
+            use_cache=True,
+        )
+        logits = out.logits[:, -1].float()
+        self._tokens.copy_(draw(logits, self._noise, self._temperature, self._top_p, nucleus=nucleus))
+        positions.add_(1).clamp_(max=self.length - 1)
+
+    def _capture(self, nucleus: bool) -> None:
+        """Record the step as a CUDA graph; the slots' state is as before afterwards."""
+        import torch
+
+        state = [part.clone() for part in (self._tokens, self._cache.positions)]
+        try:
+            aside = torch.cuda.Stream()
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                self._decode(nucleus)  # allocates what cannot be allocated while recording
+            torch.cuda.current_stream().wait_stream(aside)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                self._decode(nucleus)
+            self._graphs[nucleus] = graph
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            self._captures = False
+            torch.cuda.synchronize()
+            warnings.warn(f"decoding step by step, slower: the step cannot be captured ({error})", stacklevel=2)
+        finally:
+            self._tokens.copy_(state[0])
+            self._cache.positions.copy_(state[1])
+
+
+class SlotCache:
+    """Keys and values of every layer, (slots, heads, length, head size), each slot written at its own position.
+
+    It is what transformers' attention layers need of a cache while decoding, and no more.
+    """
+
+    is_compileable = False
+
+    def __init__(self, config: Any, slots: int, length: int, device: Any, dtype: Any) -> None:
+        """Allocate for `slots` rows of `length` tokens.
+
+        Raises:
+            torch.OutOfMemoryError: the accelerator does not hold them.
+        """
+        import torch
+
+        config = config.get_text_config()
+        head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        shape = (slots, heads, length, head_size)
+        layers = range(config.num_hidden_layers)
+        self._keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in layers]
+        self._values = [torch.zeros(shape, device=device, dtype=dtype) for _ in layers]
+        self._slots = torch.arange(slots, device=device)
+        self.positions = torch.zeros(slots, dtype=torch.long, device=device)
+
+    def update(self, keys: Any, values: Any, layer: int, *_: Any, **__: Any) -> tuple[Any, Any]:
+        """Write one token's keys and values, (slots, heads, 1, head size), at each slot's position."""
+        self._keys[layer][self._slots, :, self.positions] = keys[:, :, 0]
+        self._values[layer][self._slots, :, self.positions] = values[:, :, 0]
+        return self._keys[layer], self._values[layer]
+
+    def fill(self, slots: Any, lengths: Any, read: Any) -> None:
+        """Move a left-padded pass's cache into `slots`, without its padding."""
+        import torch
+
+        width = read.layers[0].keys.shape[2]
+        source = torch.arange(width, device=slots.device)[None, :] + (width - lengths)[:, None]
+        source = source.clamp(max=width - 1)[:, None, :, None]
+        for layer, passed in enumerate(read.layers):
+            for kept, new in ((self._keys, passed.keys), (self._values, passed.values)):
+                index = source.expand(-1, new.shape[1], -1, new.shape[3])
+                kept[layer][slots, :, :width] = new.gather(2, index).to(kept[layer].dtype)
+        self.positions[slots] = lengths
+
+    def get_seq_length(self, *_: Any) -> int:
+        """Not asked of a cache whose rows differ; transformers wants the method to be there."""
+        return 0
+
+
+def slot_attention(
+    module: Any, query: Any, key: Any, value: Any, attention_mask: Any, scaling: float | None = None, **more: Any
+) -> tuple[Any, None]:
+    """Attention of one query token a row, with a group's query heads as the query's length: no key is repeated.
+
+    Everything else goes to transformers' own `sdpa`, which repeats keys and values for each query head in memory.
+    """
+    import torch
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    rows, query_heads, length, size = query.shape
+    heads = key.shape[1]
+    if length > 1 or attention_mask is None:
+        out: tuple[Any, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **more
+        )
+        return out
+    grouped = query.reshape(rows, heads, query_heads // heads, size)
+    attended = torch.nn.functional.scaled_dot_product_attention(
+        grouped, key, value, attn_mask=attention_mask, scale=scaling
+    )
+    return attended.reshape(rows, 1, query_heads, -1), None
+
+
+def _use_slot_attention(model: Any) -> None:
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    config = model.config.get_text_config()
+    for odd in ("attn_logit_softcapping", "sliding_window", "layer_types"):
+        value = getattr(config, odd, None)
+        if odd == "sliding_window" and not getattr(config, "use_sliding_window", True):
+            continue
+        if value and set(value if odd == "layer_types" else [odd]) != {"full_attention"}:
+            raise UnsupportedModelError(f"{config.model_type} sets {odd}")
+    AttentionInterface.register(ATTENTION, slot_attention)
+    AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+    try:
+        model.set_attn_implementation(ATTENTION)
+    except (ValueError, AttributeError) as error:
+        raise UnsupportedModelError(f"{config.model_type} takes no other attention: {error}") from error
+
+
+def _check_itself(model: Any) -> None:
+    """Compare a decoded token's probabilities with those of one pass over the whole text.
+
+    Raises:
+        UnsupportedModelError: they differ, or the model refuses the cache.
+    """
+    import torch
+
+    tokens = torch.arange(8, device=model.device)[None, :] % model.config.get_text_config().vocab_size
+    try:
+        with torch.inference_mode():
+            whole = model(input_ids=tokens, use_cache=False).logits[0, -1].float().softmax(-1)
+            table = _Table(model, 2, LENGTH_BUCKET)
+            read = model(input_ids=tokens[:, :-1], use_cache=True).past_key_values
+            table._cache.fill(torch.tensor([1], device=model.device), torch.tensor([7], device=model.device), read)
+            positions = table._cache.positions
+            out = model(
+                input_ids=tokens[:, -1:].expand(2, -1),
+                attention_mask=(table._columns <= positions[:, None])[:, None, None, :],
+                position_ids=positions[:, None],
+                past_key_values=table._cache,
+                use_cache=True,
+            )
+    except (TypeError, AttributeError, ValueError, IndexError) as error:
+        raise UnsupportedModelError(f"its layers do not take the table's cache ({error})") from error
+    difference = (out.logits[1, -1].float().softmax(-1) - whole).abs().max().item()
+    if not difference < SELF_CHECK_TOLERANCE:
+        raise UnsupportedModelError(f"a decoded token's probabilities are {difference:.3f} off")
+
+
+def _rounded(length: int, bucket: int) -> int:
+    return -(-length // bucket) * bucket

@@ -1,0 +1,45 @@
+"""What generation cost: seconds, rows and tokens beside each shard, so that kills and other machines add up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from storage.files import read_json, write_json
+from storage.shards import Batch, Row, RowStore
+
+
+def write_cost(store: RowStore, batch: Batch, rows: Iterable[Row], seconds: float) -> None:
+    """Keep what a batch cost.
+
+    Args:
+        store: the batch's store.
+        batch: the batch.
+        rows: its rows, with `tokens`.
+        seconds: wall time since the shard before it, or since the model was loaded; over all shards these sum to the
+            time of generation, without loading and without what a kill made vain.
+    """
+    rows = list(rows)
+    cost = {"seconds": seconds, "rows": len(rows), "tokens": sum(row["tokens"] for row in rows)}
+    write_json(_path(store, batch.name), cost)
+
+
+def total_cost(stores: Iterable[RowStore]) -> dict[str, Any]:
+    """Sums over the stores' whole shards, with rows and tokens a second; a rate is null where no time was kept."""
+    costs = []
+    for store in stores:
+        for path in sorted(store.folder.glob("*.jsonl")):
+            try:
+                costs.append(read_json(_path(store, path.name)))
+            except (OSError, ValueError):
+                continue
+    total: dict[str, Any] = {key: sum(cost[key] for cost in costs) for key in ("seconds", "rows", "tokens")}
+    seconds = total["seconds"]
+    return total | {
+        "rows_per_second": total["rows"] / seconds if seconds else None,
+        "tokens_per_second": total["tokens"] / seconds if seconds else None,
+    }
+
+
+def _path(store: RowStore, shard: str) -> Any:
+    return store.folder / "cost" / f"{shard}.json"
