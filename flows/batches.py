@@ -105,11 +105,13 @@ def run_units(
         running = [(unit, futures[unit.name]) for unit in units]
         done = 0.0
         for position, (unit, future) in enumerate(running):
-            while wait([future.wrapped_future], timeout=REFRESH_SECONDS).not_done:
-                progress.show(done + _partial(running[position:]))
+            ended = False
+            while not ended:
                 if stop():
                     for _, later in running[position:]:
                         later.wrapped_future.cancel()  # those that a worker has begun are not cancelled by this
+                ended = not wait([future.wrapped_future], timeout=REFRESH_SECONDS).not_done
+                progress.show(done + _partial(running[position:]))
             if future.wrapped_future.cancelled():
                 continue
             future.result()

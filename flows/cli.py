@@ -12,6 +12,7 @@ import yaml
 
 from configs.settings import Settings, SettingsError, load_settings, profiles, setting_keys
 from storage.files import sweep_leftovers
+from storage.lock import WorkspaceBusyError, only_one
 from storage.workspace import Workspace, WorkspaceError, default_root, open_workspace
 
 LEFTOVER_SECONDS = 3600
@@ -40,18 +41,18 @@ def run(flow: Flow, name: str, stages: Sequence[str], arguments: Sequence[str] |
 
     from flows.server import ServerError, ensure_server
 
-    sweep_leftovers(workspace.root, LEFTOVER_SECONDS)
-
     print(f"{name} · profile {settings.profile} · seed {settings.seed} · workspace {workspace.root}")
     try:
-        print(f"Prefect UI {ensure_server(options.keep_ui)}/runs", flush=True)
-        flow(settings, workspace.root)
+        with only_one(workspace.root, f"python -m flows.{name}"):
+            sweep_leftovers(workspace.root, LEFTOVER_SECONDS)
+            print(f"Prefect UI {ensure_server(options.keep_ui)}/runs", flush=True)
+            flow(settings, workspace.root)
     except KeyboardInterrupt:
         print("\nInterrupted; nothing is lost. Run the same command again to go on.", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the one place where a failure becomes an exit code
         print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
-        if not isinstance(error, ServerError):
+        if not isinstance(error, ServerError | WorkspaceBusyError):
             print("What was finished is kept. Run the same command again to go on.", file=sys.stderr)
         return FAILED
     if not options.keep_ui:
@@ -60,9 +61,18 @@ def run(flow: Flow, name: str, stages: Sequence[str], arguments: Sequence[str] |
 
 
 def parse(
-    name: str, description: str, arguments: Sequence[str] | None = None
+    name: str,
+    description: str,
+    arguments: Sequence[str] | None = None,
+    add_options: Callable[[argparse.ArgumentParser], None] | None = None,
 ) -> tuple[Settings, Workspace, argparse.Namespace]:
     """Settings, workspace and remaining options of a command line.
+
+    Args:
+        name: the module, as in `python -m flows.NAME`.
+        description: what `--help` says first.
+        arguments: command line; none takes the process's own.
+        add_options: adds the command's own options to those that all have.
 
     Raises:
         SettingsError: a wrong option, key, value or profile.
@@ -79,6 +89,8 @@ def parse(
     parser.add_argument("--workspace", type=Path, default=default_root(), help="folder that holds the study")
     parser.add_argument("--keep-ui", action="store_true", help="leave the Prefect server running at the end")
     parser.add_argument("--json", action="store_true", help=argparse.SUPPRESS if name != "status" else "print JSON")
+    if add_options:
+        add_options(parser)
     options, rest = parser.parse_known_args(arguments)
     return load_settings(options.profile, _overrides(rest)), open_workspace(options.workspace), options
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from configs.settings import Settings, SettingsError
 from flows.cli import DONE, WRONG_SETTINGS, parse
 from storage.workspace import Workspace, WorkspaceError
+from tasks.generate.nights import plan_json, plan_lines, read_nights, read_plan
 from tasks.progress import stage_progress
 from tasks.stages import study_stages
 
@@ -35,14 +38,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return WRONG_SETTINGS
     rows = status(settings, workspace)
+    drawn = next(row["done"] for row in rows if row["stage"] == "generate")
+    plan = read_plan(workspace)
+    ours = plan if plan and plan.serves(settings) else None
+    nights = read_nights(workspace, ours.planned) if ours else []
+    now = datetime.now(ZoneInfo("UTC"))
     if options.json:
-        print(json.dumps({"workspace": str(workspace.root), "profile": settings.profile, "stages": rows}, indent=2))
+        told = {
+            "workspace": str(workspace.root),
+            "profile": settings.profile,
+            "stages": rows,
+            "nights": plan_json(ours, nights, drawn, now) if ours else None,
+        }
+        print(json.dumps(told, indent=2))
         return DONE
     print(f"{workspace.root} · profile {settings.profile} · seed {settings.seed}")
     for row in rows:
         print(f"{row['stage']:<24}{row['state']:<9}{row['done']:>6} / {row['total']:<6} {row['unit']}")
         for reason in row["reasons"]:
             print(f"{'':<24}  {reason}")
+    if ours:
+        print("\n".join(plan_lines(ours, nights, drawn, now)))
+    elif plan:
+        asked = plan.asked
+        print(f"nights   planned for other settings: profile {asked.profile}, seed {asked.seed}, {asked.rows} rows")
     return DONE
 
 

@@ -22,7 +22,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +40,14 @@ def main() -> int:
         options.rows, options.shortest, options.longest, options.mean, options.deviation, options.prompt_words, 0
     )
     options.folder.mkdir(parents=True, exist_ok=True)
-    rows = {"vllm": compare_vllm, "hf": compare_hf, "kill": kill_and_resume, "work": work}[options.what](
-        workload, options
-    )
+    compare = {
+        "vllm": compare_vllm,
+        "hf": compare_hf,
+        "kill": kill_and_resume,
+        "overhead": compare_overhead,
+        "work": work,
+    }
+    rows = compare[options.what](workload, options)
     print_table(rows)
     return 0
 
@@ -48,7 +55,7 @@ def main() -> int:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["vllm", "hf", "kill", "work"])
+    parser.add_argument("what", choices=["vllm", "hf", "kill", "overhead", "work"])
     parser.add_argument("--shape", default="tiny", choices=["llama-3.1-8b", "tiny"])
     parser.add_argument("--rows", type=int, default=1500, help="responses")
     parser.add_argument("--shortest", type=int, default=20, help="tokens of the shortest response")
@@ -395,6 +402,73 @@ def work(workload: Workload, options: argparse.Namespace) -> list[list[str]]:
 def drawn_rows(place: Path) -> int:
     """Rows that all runs so far said they had drawn."""
     return sum(int(path.read_text() or 0) for path in place.glob("drawn-*"))
+
+
+def compare_overhead(workload: Workload, options: argparse.Namespace) -> list[list[str]]:
+    """The demo's generate flow against the same calls to the same engine in a bare loop, rounds interleaved."""
+    import flows  # noqa: F401 - before Prefect, whose environment it sets
+    from configs.settings import load_settings
+    from flows.generate import generate
+    from flows.server import ensure_server
+    from flows.world import build_world
+    from storage.workspace import Workspace
+    from tasks.generate.rows import chat_model
+    from tasks.process import ModelPool
+
+    settings, place = load_settings("demo"), Workspace(options.folder / "demo")
+    ensure_server(keep=False)
+    build_world(settings, place.root)
+    calls: list[tuple[str, dict[str, Any]]] = []
+    real_call = ModelPool.call
+
+    def recorded(pool: Any, method: str, **arguments: Any) -> Any:
+        calls.append((method, arguments))
+        return real_call(pool, method, **arguments)
+
+    def product() -> float:
+        for folder in (place.raw, place.state / "rows", place.state / "prefect"):
+            shutil.rmtree(folder, ignore_errors=True)
+        begun = time.monotonic()
+        assert generate(settings, place.root)
+        return time.monotonic() - begun
+
+    def bare() -> float:
+        begun = time.monotonic()
+        arguments = chat_model(
+            settings.models.teacher, place, settings.hardware, settings.generation.suppressed_openings
+        )
+        with (
+            ModelPool(
+                "tasks.generate.chat:ChatModel",
+                arguments,
+                threads=settings.hardware.threads,
+                size=settings.hardware.workers,
+            ) as pool,
+            ThreadPoolExecutor(settings.generation.batches_in_flight) as threads,
+        ):
+            for method, phase in groupby(calls, key=lambda call: call[0]):
+                list(threads.map(lambda call, method=method: pool.call(method, **call[1]), phase))
+        return time.monotonic() - begun
+
+    ModelPool.call = recorded  # type: ignore[method-assign]
+    product()
+    ModelPool.call = real_call  # type: ignore[method-assign]
+    seconds: dict[str, list[float]] = {"bare": [], "product": []}
+    for number in range(options.repeats):
+        for side in (["bare", "product"], ["product", "bare"])[number % 2]:
+            seconds[side].append({"bare": bare, "product": product}[side]())
+        print({side: [round(value, 1) for value in values] for side, values in seconds.items()}, flush=True)
+    medians = {side: statistics.median(values) for side, values in seconds.items()}
+    share = medians["product"] / medians["bare"] - 1
+    return [
+        [
+            "the demo's generation",
+            f"{settings.generation.rows:,} rows, {len(calls)} calls, model loading on both sides",
+        ],
+        ["side", "seconds (each round)", "median", "overhead"],
+        ["bare loop over the engine", listed(seconds["bare"]), f"{medians['bare']:.1f}", ""],
+        ["python -m flows.generate", listed(seconds["product"]), f"{medians['product']:.1f}", f"{share:+.1%}"],
+    ]
 
 
 def fresh(folder: Path) -> Path:
