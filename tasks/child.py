@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import os
 import queue
 import sys
@@ -23,6 +24,7 @@ def main() -> None:
     calls: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=_read, args=(sys.stdin.buffer, calls), daemon=True).start()
 
+    logging.getLogger("tasks").addHandler(_Warnings(replies))
     first = calls.get()
     built: list[Any] = []
     _answer(replies, first["call"], lambda: _build(built, **first["arguments"]))
@@ -53,6 +55,17 @@ def _take(replies: BinaryIO, model: Any, call: dict[str, Any], engine: bool) -> 
         model.submit(call["call"], call["method"], **call["arguments"])
     except Exception as error:  # noqa: BLE001 - every failure of the model is the parent's to handle
         _fail(replies, call["call"], error)
+
+
+class _Warnings(logging.Handler):
+    """Passes our warnings on to the parent, since nobody reads what a child prints unless it fails."""
+
+    def __init__(self, replies: BinaryIO) -> None:
+        super().__init__(logging.WARNING)
+        self._replies = replies
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _send(self._replies, {"warning": record.getMessage()})
 
 
 def _read(source: BinaryIO, calls: queue.Queue[dict[str, Any]]) -> None:

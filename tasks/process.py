@@ -24,6 +24,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from tqdm import tqdm
+
 PROJECT = Path(__file__).resolve().parents[1]
 # glibc gives large blocks back to the system at every free; a training step then spends 7% of its time on page faults
 KEEP_FREED_MEMORY = {
@@ -150,6 +152,9 @@ class ModelProcess:
             reply = json.loads(line)
             if "progress" in reply:
                 self.progress = reply["progress"]
+                continue
+            if "warning" in reply:
+                tqdm.write(f"warning: {reply['warning']}", file=sys.stderr)
                 continue
             with self._lock:
                 future = self._calls.pop(reply["call"])

@@ -5,10 +5,12 @@ The smaller number is kept in the workspace, by accelerator, so that the next se
 
 from __future__ import annotations
 
-import sys
+import logging
 from pathlib import Path
 
 from storage.files import read_json, write_json
+
+log = logging.getLogger(__name__)
 
 
 class RowsAtOnce:
@@ -26,7 +28,7 @@ class RowsAtOnce:
         if tried == 1:
             return False
         self.count = tried // 2
-        print(f"out of memory on {self._device}: going on with {self.count} rows at once", file=sys.stderr)
+        log.warning("out of memory on %s: going on with %d rows at once", self._device, self.count)
         if self._memory:
             write_json(self._memory, self._remembered() | {self._device: self.count})
         return True

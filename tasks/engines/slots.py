@@ -6,7 +6,7 @@ CUDA graph and replayed with one launch, and a slot whose row ends takes the nex
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +14,8 @@ from typing import Any
 from tasks.engines.hf import draw, left_padded, row_noise
 from tasks.engines.protocol import Completion, Request, Sampling, Work
 from tasks.engines.rows_at_once import RowsAtOnce
+
+log = logging.getLogger(__name__)
 
 SLOTS = 32  # what an 8B model in 4 bits leaves room for on 15 GB, at 1,300 tokens a row
 LENGTH_BUCKET = 128
@@ -280,7 +282,7 @@ class _Table:
         except RuntimeError as error:
             self._captures = False
             torch.cuda.synchronize()
-            warnings.warn(f"decoding step by step, slower: the step cannot be captured ({error})", stacklevel=2)
+            log.warning("decoding launch by launch, which is slower: the step cannot be captured (%s)", error)
         finally:
             self._tokens.copy_(state[0])
             self._cache.positions.copy_(state[1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,8 @@ from typing import Any
 from tasks.engines.protocol import Completion, Engine, Request, Sampling
 from tasks.engines.rows_at_once import RowsAtOnce
 from tasks.engines.templates import pre_query_ids, response_prompt_ids, stop_ids, turn_end_text
+
+log = logging.getLogger(__name__)
 
 
 class ChatModel:
@@ -131,7 +133,7 @@ def hf_engine(model: Any, rows_at_once: RowsAtOnce) -> Engine:
         try:
             return SlotEngine(model, rows_at_once)
         except UnsupportedModelError as error:
-            print(f"generating in whole batches, which is slower: {error}", file=sys.stderr)
+            log.warning("generating in whole batches, which is slower: %s", error)
     return HfEngine(model, rows_at_once)
 
 

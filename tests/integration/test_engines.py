@@ -14,7 +14,7 @@ import pytest
 
 from tasks.engines.protocol import Completion, Engine, Request, Sampling
 from tasks.engines.rows_at_once import RowsAtOnce
-from tasks.generate.chat import load_model
+from tasks.generate.chat import ChatModel, load_model
 from tasks.process import ModelPool
 from tests.tiny import build_tiny_model
 
@@ -241,3 +241,34 @@ def test_vllm_goes_on_after_a_failed_step_or_ends(vllm: Any, monkeypatch: pytest
         else:  # vLLM 0.32 never recovers from this one, so the child must not go on with it
             with pytest.raises(RuntimeError, match="sample_tokens"):
                 vllm.abandon()
+
+
+def test_a_childs_warning_reaches_the_user(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a child prints is read by nobody; that it goes on with fewer rows must be told."""
+    arguments = {**child_arguments("hf", tiny_model), "rows_at_once": 6, "memory": str(tmp_path / "rows-at-once.json")}
+    sampling = {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 4}
+    rows = [{"system_prompt": None, "seed": seed} for seed in range(6)]
+    target = "tests.integration.test_engines:NarrowChatModel"
+    with ModelPool(target, arguments, threads=1) as pool:
+        assert len(pool.call("write", rows=rows, sampling=sampling)) == 6
+    assert "going on with 3 rows at once" in capsys.readouterr().err
+
+
+class NarrowChatModel(ChatModel):
+    """A chat model on a machine whose memory holds three rows."""
+
+    def __init__(self, **arguments: Any) -> None:
+        import torch
+
+        super().__init__(**arguments)
+        real = vars(self._engine)["_model"]
+
+        def forward(**inputs: Any) -> Any:
+            if len(inputs["input_ids"]) > 3:
+                raise torch.OutOfMemoryError("no memory left")
+            return real(**inputs)
+
+        forward.device = real.device  # type: ignore[attr-defined]
+        vars(self._engine)["_model"] = forward
