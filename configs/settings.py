@@ -96,7 +96,7 @@ class GenerationSettings(Section):
     batches_in_flight: Positive = Field(2, description="batches submitted to one engine at once [batches]")
     max_attempts: Positive = Field(3, description="draws of one row before it counts as failed [attempts]")
     suppressed_openings: list[str] = Field(
-        ["#", "**"], description="no instruction begins with these: Magpie's first-token suppression of headings"
+        ["#", "**"], description="no instruction's first token begins with these (Magpie suppresses markdown headings)"
     )
     instruction: SamplingSettings = Field(description="sampling of the instruction")
     response: SamplingSettings = Field(description="sampling of the response")

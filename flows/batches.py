@@ -97,6 +97,8 @@ def run_units(
     """
     if not units:
         return True
+    if stop():
+        return False
     task = cached(function, results)
     with _ended_on_interrupt(), _Progress(label, units, size_unit, meter) as progress:
         futures: dict[str, PrefectConcurrentFuture[Any]] = {}

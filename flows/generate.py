@@ -32,7 +32,7 @@ from tasks.stages import study_stages
 def generate(settings: Settings, workspace: Path, budget: Budget | None = None) -> bool:
     """Write the raw instruction/response pairs, all of them or a night's share; True once they are published."""
     place = Workspace(workspace)
-    if settings.world:
+    if settings.world and not study_stages(settings, place)["world"].state().done:
         build_world(settings, workspace)
     resolve_revision(settings.models.teacher, place)
     if study_stages(settings, place)["generate"].state().done:

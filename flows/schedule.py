@@ -75,20 +75,20 @@ def parse_schedule(arguments: Sequence[str] | None) -> tuple[Settings, Workspace
 
 def plan_of(settings: Settings, workspace: Workspace, options: argparse.Namespace) -> Plan:
     """The workspace's plan, made or renewed where the command line asks for another one."""
+    held = read_plan(workspace)
     asked = Asked(
         profile=settings.profile,
         seed=settings.seed,
         rows=settings.generation.rows,
         cron=None if options.every else options.cron or CRON,
         every=options.every,
-        timezone=options.timezone or local_zone(),
+        timezone=options.timezone or (held.asked.timezone if held else local_zone()),
         nights=options.nights,
         rows_per_night=options.rows_per_night,
         hours_per_night=options.hours_per_night,
         grace_minutes=options.grace_minutes,
     )
     if options.now and not (options.cron or options.every):
-        held = read_plan(workspace)
         when = (held.asked.cron, held.asked.every, held.asked.timezone) if held else (None, None, asked.timezone)
         asked = replace(asked, cron=when[0], every=when[1], timezone=when[2])
     now = datetime.now(ZoneInfo(asked.timezone))

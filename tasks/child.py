@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import suppress
 from functools import partial
 from typing import Any, BinaryIO
 
@@ -31,30 +32,39 @@ def main() -> None:
     if not built:
         return
     model = built[0]
-    told = time.monotonic()
+    if hasattr(model, "step"):
+        _serve_engine(replies, model, calls)
     while True:
-        engine = hasattr(model, "step")
-        try:
-            call = calls.get(block=not (engine and model.busy))
-        except queue.Empty:
-            pass
-        else:
-            _take(replies, model, call, engine)
-        if engine and model.busy:  # also between two calls that wait: the first one's rows need not wait for the last
-            _step(replies, model)
-            if time.monotonic() - told > PROGRESS_SECONDS or not model.busy:
-                told = time.monotonic()
-                _send(replies, {"progress": model.progress})
-
-
-def _take(replies: BinaryIO, model: Any, call: dict[str, Any], engine: bool) -> None:
-    if not engine:
+        call = calls.get()
         _answer(replies, call["call"], partial(getattr(model, call["method"]), **call["arguments"]))
-        return
-    try:
-        model.submit(call["call"], call["method"], **call["arguments"])
-    except Exception as error:  # noqa: BLE001 - every failure of the model is the parent's to handle
-        _fail(replies, call["call"], error)
+
+
+def _serve_engine(replies: BinaryIO, engine: Any, calls: queue.Queue[dict[str, Any]]) -> None:
+    told = time.monotonic()
+    unanswered: set[int] = set()
+    while True:
+        with suppress(queue.Empty):
+            call = calls.get(block=not unanswered)
+            unanswered.add(call["call"])
+            try:
+                engine.submit(call["call"], call["method"], **call["arguments"])
+            except Exception as error:  # noqa: BLE001 - every failure of the model is the parent's to handle
+                _fail(replies, call["call"], error)
+                unanswered.remove(call["call"])
+        if not unanswered:
+            continue
+        try:  # also while calls wait to be taken: the first one's rows need not wait for the last
+            for ended, result in engine.step():
+                _send(replies, {"call": ended, "result": result})
+                unanswered.remove(ended)
+        except Exception as error:  # noqa: BLE001
+            engine.abandon()
+            for lost in sorted(unanswered - engine.calls):
+                _fail(replies, lost, error)
+                unanswered.remove(lost)
+        if time.monotonic() - told > PROGRESS_SECONDS or not unanswered:
+            told = time.monotonic()
+            _send(replies, {"progress": engine.progress})
 
 
 class _Warnings(logging.Handler):
@@ -82,15 +92,6 @@ def _build(built: list[Any], target: str, arguments: dict[str, Any], threads: in
     made = getattr(importlib.import_module(module), name)(**arguments)
     built.append(made)
     return made if isinstance(made, (dict, list)) else None
-
-
-def _step(replies: BinaryIO, engine: Any) -> None:
-    try:
-        for call, result in engine.step():
-            _send(replies, {"call": call, "result": result})
-    except Exception as error:  # noqa: BLE001
-        for call in engine.abandon():
-            _fail(replies, call, error)
 
 
 def _answer(replies: BinaryIO, call: int, work: Any) -> None:

@@ -148,7 +148,15 @@ class ModelProcess:
         self.close()
 
     def _listen(self) -> None:
+        try:
+            self._read_replies()
+        finally:
+            self._end()
+
+    def _read_replies(self) -> None:
         for line in _pipe(self._process.stdout):
+            if not line.endswith(b"\n"):
+                return  # killed in the middle of a reply
             reply = json.loads(line)
             if "progress" in reply:
                 self.progress = reply["progress"]
@@ -163,6 +171,8 @@ class ModelProcess:
                 future.set_exception(failure(reply["error"]))
             else:
                 future.set_result(reply["result"])
+
+    def _end(self) -> None:
         code = self._process.wait()
         with self._lock:
             self._dead = ChildError(f"the child process ended with code {code}\n{self._tail()}")
@@ -195,6 +205,7 @@ class ModelPool:
         self._children: list[ModelProcess | None] = [None] * size
         self._locks = [threading.Lock() for _ in range(size)]
         self._load = [0] * size
+        self._failures: list[tuple[ChildError, ...]] = [()] * size
         self._choice = threading.Lock()
         self._closed = False
         self._replaced: Counter[str] = Counter()
@@ -258,17 +269,26 @@ class ModelPool:
         self.close()
 
     def _child(self, slot: int) -> ModelProcess:
+        failures = self._failures[slot]
         with self._locks[slot]:
             child = self._children[slot]
             if child is None or not child.alive:
                 if self._closed:
                     raise ChildError("the run is ending")
+                if len(self._failures[slot]) > len(failures):
+                    raise self._failures[slot][-1]  # it failed to start while this call waited for it
                 if child:
                     self._replaced.update(child.progress)
                     child.close()
                 child = ModelProcess(self._target, self._arguments, threads=self._threads)
                 self._children[slot] = child
-                child.ready.result()
+                try:
+                    child.ready.result()
+                except ChildError as error:
+                    self._failures[slot] = (*self._failures[slot], error)
+                    self._children[slot] = None
+                    child.close()
+                    raise
                 self.lap()
             return child
 

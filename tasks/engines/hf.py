@@ -9,7 +9,7 @@ from collections import deque
 from typing import Any
 
 from tasks.engines.protocol import Completion, Request, Sampling, Work
-from tasks.engines.rows_at_once import RowsAtOnce
+from tasks.engines.rows_at_once import RowsAtOnce, is_out_of_memory
 
 
 class HfEngine:
@@ -20,12 +20,14 @@ class HfEngine:
         self._model = model
         self._at_once = rows_at_once
         self._waiting: deque[tuple[int, list[Request], Sampling]] = deque()
+        self._current: int | None = None
         self.work = Work()
 
     @property
-    def busy(self) -> bool:
-        """Whether calls wait."""
-        return bool(self._waiting)
+    def calls(self) -> set[int]:
+        """The call at work and those that wait."""
+        waiting = {call for call, _, _ in self._waiting}
+        return waiting if self._current is None else waiting | {self._current}
 
     def add(self, call: int, requests: list[Request], sampling: Sampling) -> None:
         """Queue a call."""
@@ -33,14 +35,16 @@ class HfEngine:
 
     def step(self) -> list[tuple[int, list[Completion]]]:
         """Complete the oldest call."""
-        call, requests, sampling = self._waiting[0]
+        call, requests, sampling = self._waiting.popleft()
+        self._current = call
         completions = self._complete(requests, sampling)
-        self._waiting.popleft()
+        self._current = None
         return [(call, completions)]
 
-    def abandon(self) -> list[int]:
-        """Give up the oldest call."""
-        return [self._waiting.popleft()[0]] if self._waiting else []
+    def abandon(self) -> None:
+        """Give up the call at work; those that wait are untouched."""
+        self._current = None
+        synchronize(self._model)
 
     def _complete(self, requests: list[Request], sampling: Sampling) -> list[Completion]:
         import torch
@@ -49,8 +53,8 @@ class HfEngine:
         try:
             groups = [requests[i : i + size] for i in range(0, len(requests), size)]
             return [completion for group in groups for completion in self._decode(group, sampling)]
-        except torch.OutOfMemoryError:
-            if not self._at_once.halve(size):
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or not self._at_once.halve(size):
                 raise
         # outside the handler, whose traceback would keep the failed batch's tensors alive
         torch.cuda.empty_cache()
@@ -106,6 +110,19 @@ class HfEngine:
                     rows, tokens, positions, mask = rows[going], tokens[going], positions[going], mask[going]
                     cache.batch_select_indices(going)
         return [Completion(ids, "stop" if stop else "length") for ids, stop in zip(drawn, stopped, strict=True)]
+
+
+def synchronize(model: Any) -> None:
+    """See whether the accelerator still answers.
+
+    Raises:
+        RuntimeError: it does not, so that this process ends and the next call starts another: after some errors no
+            kernel of a process ever runs again.
+    """
+    import torch
+
+    if model.device.type == "cuda":
+        torch.cuda.synchronize()
 
 
 def left_padded(prompts: list[list[int]]) -> tuple[Any, Any]:

@@ -60,8 +60,8 @@ class Engine(Protocol):
     work: Work
 
     @property
-    def busy(self) -> bool:
-        """Whether `step` has work."""
+    def calls(self) -> set[int]:
+        """Calls under way; `step` has work while there are any."""
 
     def add(self, call: int, requests: list[Request], sampling: Sampling) -> None:
         """Take a call's requests."""
@@ -69,5 +69,5 @@ class Engine(Protocol):
     def step(self) -> list[tuple[int, list[Completion]]]:
         """Work a little; return the calls that ended, each with one completion a request, in order."""
 
-    def abandon(self) -> list[int]:
-        """Give up what is under way after a failure; return those calls."""
+    def abandon(self) -> None:
+        """After a failed step: give up the calls that it may have spoilt."""

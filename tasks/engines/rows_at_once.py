@@ -28,7 +28,8 @@ class RowsAtOnce:
         if tried == 1:
             return False
         self.count = tried // 2
-        log.warning("out of memory on %s: going on with %d rows at once", self._device, self.count)
+        kept = f", kept in {self._memory}" if self._memory else ""
+        log.warning("out of memory on %s: going on with %d rows at once%s", self._device, self.count, kept)
         if self._memory:
             write_json(self._memory, self._remembered() | {self._device: self.count})
         return True
@@ -38,6 +39,16 @@ class RowsAtOnce:
             return dict(read_json(self._memory)) if self._memory else {}
         except (OSError, ValueError, TypeError):
             return {}
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, says that the accelerator's memory was not enough."""
+    while error is not None:
+        text = str(error)
+        if type(error).__name__ == "OutOfMemoryError" or "out of memory" in text.lower() or "ALLOC_FAILED" in text:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _device() -> str:

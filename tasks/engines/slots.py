@@ -11,15 +11,16 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from tasks.engines.hf import draw, left_padded, row_noise
+from tasks.engines.hf import draw, left_padded, row_noise, synchronize
 from tasks.engines.protocol import Completion, Request, Sampling, Work
-from tasks.engines.rows_at_once import RowsAtOnce
+from tasks.engines.rows_at_once import RowsAtOnce, is_out_of_memory
 
 log = logging.getLogger(__name__)
 
 SLOTS = 32  # what an 8B model in 4 bits leaves room for on 15 GB, at 1,300 tokens a row
 LENGTH_BUCKET = 128
 PROMPT_BUCKET = 32
+MOST_READ = 4096  # tokens of one pass over contexts: its own cache stands beside the table's while it lasts
 SELF_CHECK_TOLERANCE = 0.05
 ATTENTION = "slots"
 
@@ -63,13 +64,18 @@ class SlotEngine:
         self._calls: dict[int, list[Completion | None]] = {}
         self._table: _Table | None = None
         self.work = Work()
-        _use_slot_attention(model)
-        _check_itself(model)
+        usual = model.config._attn_implementation
+        try:
+            _use_slot_attention(model)
+            _check_itself(model)
+        except UnsupportedModelError:
+            model.set_attn_implementation(usual)
+            raise
 
     @property
-    def busy(self) -> bool:
-        """Whether rows are under way."""
-        return bool(self._calls)
+    def calls(self) -> set[int]:
+        """Calls with rows under way."""
+        return set(self._calls)
 
     def add(self, call: int, requests: list[Request], sampling: Sampling) -> None:
         """Queue a call's rows.
@@ -96,23 +102,25 @@ class SlotEngine:
         """One token for every row in a slot, after free slots took waiting rows."""
         import torch
 
+        ended: list[_Row] = []
         try:
             with torch.inference_mode():
-                ended = self._admit() + self._table_that_fits().step()
-        except torch.OutOfMemoryError:
-            if not self._at_once.halve(self._size):
+                ended += self._admit()
+                ended += self._table_that_fits().step()
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or not self._at_once.halve(self._size):
                 raise
         else:
             return self._completed(ended)
         # outside the handler, whose traceback would keep the failed step's tensors alive
         self._take_back()
-        return []
+        return self._completed(ended)
 
-    def abandon(self) -> list[int]:
+    def abandon(self) -> None:
         """Drop every row and the table."""
-        calls, self._calls, self._table = list(self._calls), {}, None
+        self._calls, self._table = {}, None
         self._waiting.clear()
-        return calls
+        synchronize(self._model)
 
     @property
     def _size(self) -> int:
@@ -125,7 +133,11 @@ class SlotEngine:
         fitting = self._waiting and self._waiting[0].longest <= table.length
         if fitting and (len(table.free) >= enough or not table.rows or len(self._waiting) < enough):
             group: list[_Row] = []
+            width = 0
             while self._waiting and len(group) < len(table.free) and self._waiting[0].longest <= table.length:
+                width = max(width, len(self._waiting[0].context))
+                if group and width * (len(group) + 1) > MOST_READ:
+                    break
                 group.append(self._waiting.popleft())
             if group:
                 try:
@@ -277,9 +289,9 @@ class _Table:
             with torch.cuda.graph(graph):
                 self._decode(nucleus)
             self._graphs[nucleus] = graph
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             self._captures = False
             torch.cuda.synchronize()
             log.warning("decoding launch by launch, which is slower: the step cannot be captured (%s)", error)
@@ -404,7 +416,9 @@ def _check_itself(model: Any) -> None:
                 past_key_values=table._cache,
                 use_cache=True,
             )
-    except (TypeError, AttributeError, ValueError, IndexError) as error:
+    except (TypeError, AttributeError, ValueError, IndexError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
         raise UnsupportedModelError(f"its layers do not take the table's cache ({error})") from error
     difference = (out.logits[1, -1].float().softmax(-1) - whole).abs().max().item()
     if not difference < SELF_CHECK_TOLERANCE:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from tasks.engines.protocol import Completion, Request, Sampling, Work
-from tasks.engines.rows_at_once import RowsAtOnce
+from tasks.engines.rows_at_once import RowsAtOnce, is_out_of_memory
 
 DEFAULT_ROWS = 256  # vLLM's own number of rows in a step, on most accelerators
 MOST_BIASED = 1024  # ids that vLLM takes for one row; the vocabulary's order puts the most frequent first
@@ -91,13 +89,18 @@ class VllmEngine:
             max_num_seqs=rows_at_once.count,
             seed=int.from_bytes(os.urandom(4)),  # a process that goes on must not draw again what the last one drew
         )
-        with self._out_of_memory_remembered():
+        try:
             self._engine = LLMEngine.from_engine_args(arguments, usage_context=UsageContext.LLM_CLASS)
+        except Exception as error:
+            if "max_num_seqs" in str(error):  # vLLM says so where it is the rows that do not fit, not the weights
+                self._at_once.halve(self._at_once.count or DEFAULT_ROWS)
+            raise
+        self._longest: int = self._engine.model_config.max_model_len
 
     @property
-    def busy(self) -> bool:
-        """Whether requests are under way."""
-        return bool(self._calls)
+    def calls(self) -> set[int]:
+        """Calls with rows under way."""
+        return set(self._calls)
 
     def add(self, call: int, requests: list[Request], sampling: Sampling) -> None:
         """Hand every row to vLLM at once.
@@ -148,8 +151,12 @@ class VllmEngine:
             RuntimeError: vLLM gave up a row.
         """
         ended = []
-        with self._out_of_memory_remembered():
+        try:
             outputs = self._engine.step()
+        except Exception as error:
+            if is_out_of_memory(error):  # for the process that comes after this one
+                self._at_once.halve(self._at_once.count or DEFAULT_ROWS)
+            raise
         for output in outputs:
             if not output.finished:
                 continue
@@ -158,8 +165,10 @@ class VllmEngine:
             self.work.tokens += len(tokens)
             if reason not in ("stop", "length"):
                 raise RuntimeError(f"vLLM ended a row with {reason!r} after {len(tokens)} tokens")
+            goes_on = row.opening and reason == "length"
             row.drawn += tokens[:-1] if reason == "stop" else tokens
-            if reason == "length" and len(row.drawn) < row.sampling.limit(row.request):
+            length = len(row.request.prompt) + len(row.drawn)
+            if goes_on and len(row.drawn) < row.sampling.limit(row.request) and length < self._longest:
                 self._ask(row)
                 continue
             self.work.rows += 1
@@ -168,7 +177,7 @@ class VllmEngine:
                 ended.append((row.call, [done for done in self._calls.pop(row.call) if done]))
         return ended
 
-    def abandon(self) -> list[int]:
+    def abandon(self) -> None:
         """Abort every request, then see whether vLLM still answers.
 
         Raises:
@@ -177,28 +186,9 @@ class VllmEngine:
         """
         from vllm import SamplingParams, TokensPrompt
 
-        calls, self._calls = list(self._calls), {}
         self._engine.abort_request(list(self._rows))
         self._rows.clear()
+        self._calls.clear()
         self._engine.add_request("probe", TokensPrompt(prompt_token_ids=[0]), SamplingParams(max_tokens=1))
         while self._engine.has_unfinished_requests():
             self._engine.step()
-        return calls
-
-    @contextmanager
-    def _out_of_memory_remembered(self) -> Iterator[None]:
-        """Let the process that comes after this one take fewer rows at once."""
-        try:
-            yield
-        except Exception as error:
-            if _is_out_of_memory(error):
-                self._at_once.halve(self._at_once.count or DEFAULT_ROWS)
-            raise
-
-
-def _is_out_of_memory(error: BaseException | None) -> bool:
-    while error is not None:
-        if type(error).__name__ == "OutOfMemoryError" or "out of memory" in str(error).lower():
-            return True
-        error = error.__cause__ or error.__context__
-    return False

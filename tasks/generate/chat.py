@@ -66,9 +66,9 @@ class ChatModel:
             self._engine = hf_engine(load_model(source, revision, precision), at_once)
 
     @property
-    def busy(self) -> bool:
-        """Whether `step` has work."""
-        return self._engine.busy
+    def calls(self) -> set[int]:
+        """Calls under way."""
+        return self._engine.calls
 
     @property
     def progress(self) -> dict[str, int]:
@@ -94,9 +94,9 @@ class ChatModel:
         for call, completions in self._engine.step():
             yield call, [self._text(completion) for completion in completions]
 
-    def abandon(self) -> list[int]:
-        """Give up what is under way after a failure."""
-        return self._engine.abandon()
+    def abandon(self) -> None:
+        """After a failed step: give up what it may have spoilt."""
+        self._engine.abandon()
 
     def _pre_query_ids(self, system_prompt: str | None) -> list[int]:
         if system_prompt not in self._pre_query:

@@ -25,7 +25,10 @@ def write_cost(store: RowStore, batch: Batch, rows: Iterable[Row], seconds: floa
 
 
 def total_cost(stores: Iterable[RowStore]) -> dict[str, Any]:
-    """Sums over the stores' whole shards, with rows and tokens a second; a rate is null where no time was kept."""
+    """Sums over all that was drawn into the stores, with rows and tokens a second; null where no time was kept.
+
+    That may be more than is published: an earlier, larger request; another stage that asks the same model alike.
+    """
     costs = []
     for store in stores:
         for path in sorted(store.folder.glob("*.jsonl")):

@@ -134,7 +134,8 @@ def write_responses(
 
 
 def _cleaned(field: str, answer: Mapping[str, Any]) -> dict[str, Any]:
-    text, cuts = clean(answer["text"], answer["specials"], answer["turn_end"])
+    # only a user's turn: an answer may quote the marker, and nothing of it would end there
+    text, cuts = clean(answer["text"], answer["specials"], answer["turn_end"] if field == "instruction" else None)
     return {
         field: text,
         "cuts": [{"field": field, **asdict(cut)} for cut in cuts],

@@ -74,7 +74,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--memory-gb", type=float, default=15, help="hf: cap on the accelerator's memory")
     parser.add_argument("--precision", default="nf4", help="hf: weights")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "generation-benchmark")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.what in ("kill", "work") and options.rows_at_once is None:
+        options.rows_at_once = 256
+    return options
 
 
 def answer_in_shards(pool: Any, workload: Workload, options: argparse.Namespace, folder: Path) -> float:
@@ -215,7 +218,7 @@ def compare_hf(workload: Workload, options: argparse.Namespace) -> list[list[str
     for call, start in enumerate(range(0, len(requests), options.rows_per_shard)):
         engine.add(call, requests[start : start + options.rows_per_shard], Sampling(**SAMPLING, stop_ids=()))
     begun, steps, seen = time.monotonic(), [], 0
-    while engine.busy:
+    while engine.calls:
         step = time.monotonic()
         seen += sum(len(completion.tokens) for _, ended in engine.step() for completion in ended)
         steps.append(time.monotonic() - step)

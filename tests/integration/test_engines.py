@@ -15,7 +15,7 @@ import pytest
 from tasks.engines.protocol import Completion, Engine, Request, Sampling
 from tasks.engines.rows_at_once import RowsAtOnce
 from tasks.generate.chat import ChatModel, load_model
-from tasks.process import ModelPool
+from tasks.process import ChildError, ModelPool
 from tests.tiny import build_tiny_model
 
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; only the CPU build reads it
@@ -61,7 +61,7 @@ def complete(engine: Engine, *calls: tuple[list[Request], Sampling]) -> list[lis
     for call, (requests, sampling) in enumerate(calls):
         engine.add(call, requests, sampling)
     done: dict[int, list[Completion]] = {}
-    while engine.busy:
+    while engine.calls:
         done.update(engine.step())
     return [done[call] for call in range(len(calls))]
 
@@ -122,7 +122,7 @@ def test_calls_that_come_while_others_run_change_nothing(engine: Engine) -> None
     for call in range(4):
         engine.add(call, requests(), DRAWN)
         done.update(engine.step())
-    while engine.busy:
+    while engine.calls:
         ended = dict(engine.step())
         assert not ended.keys() & done.keys()
         done |= ended
@@ -134,10 +134,12 @@ def test_an_engine_goes_on_after_what_it_abandoned(engine: Engine) -> None:
     engine.add(7, requests(1), Sampling(1, 1, 30, ()))
     engine.add(8, requests(2), Sampling(1, 1, 30, ()))
     ended = {call for call, _ in engine.step()}
-    abandoned: list[int] = []
-    while engine.busy:
-        abandoned += engine.abandon()
-    assert {7, 8} - ended == set(abandoned) and len(abandoned) == len(set(abandoned))
+    assert engine.calls == {7, 8} - ended
+    engine.abandon()
+    for call in engine.calls:  # an engine may keep those that the failure did not touch, and then ends them
+        assert call not in ended
+    while engine.calls:
+        engine.step()
     assert complete(engine, (requests(), DRAWN)) == [expected]
 
 
@@ -217,7 +219,7 @@ def test_a_child_answers_writes_and_replaces_itself(tiny_model: Path) -> None:
 def test_vllm_takes_all_rows_of_a_call_or_none(vllm: Any) -> None:
     with pytest.raises(Exception, match="maximum context length"):
         vllm.add(0, [*requests(), Request([6] * 2000, seed=0)], GREEDY)
-    assert not vllm.busy
+    assert not vllm.calls
     assert vllm.step() == []
 
 
@@ -236,7 +238,8 @@ def test_vllm_goes_on_after_a_failed_step_or_ends(vllm: Any, monkeypatch: pytest
             patch.setattr(runner, half, fail)
             vllm.step()
         if half == "execute_model":
-            assert vllm.abandon() == [3]
+            vllm.abandon()
+            assert not vllm.calls
             assert complete(vllm, (requests(), DRAWN)) == [expected]
         else:  # vLLM 0.32 never recovers from this one, so the child must not go on with it
             with pytest.raises(RuntimeError, match="sample_tokens"):
@@ -272,3 +275,42 @@ class NarrowChatModel(ChatModel):
 
         forward.device = real.device  # type: ignore[attr-defined]
         vars(self._engine)["_model"] = forward
+
+
+class FailingChatModel(ChatModel):
+    """A chat model that fails at the text of a call that its engine has ended, and at nothing else."""
+
+    def _text(self, completion: Completion) -> dict[str, Any]:
+        if len(completion.tokens) == 3:
+            raise ValueError("no text")
+        return super()._text(completion)
+
+
+def test_a_failed_call_is_told_and_the_others_are_answered(tiny_model: Path) -> None:
+    """A call without an answer would let its task wait for ever."""
+    target, rows = "tests.integration.test_engines:FailingChatModel", [{"system_prompt": None, "seed": 1}]
+
+    def sampling(length: int) -> dict[str, Any]:
+        return {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": length}
+
+    with (
+        ModelPool(target, child_arguments("hf", tiny_model), threads=1) as pool,
+        ThreadPoolExecutor(3) as threads,
+    ):
+        calls = [threads.submit(pool.call, "write", rows=rows, sampling=sampling(length)) for length in (2, 3, 4)]
+        assert len(calls[0].result(timeout=60)) == len(calls[2].result(timeout=60)) == 1
+        with pytest.raises(ChildError, match="no text"):
+            calls[1].result(timeout=60)
+
+
+def test_every_waiting_call_hears_that_the_model_could_not_be_loaded(tmp_path: Path) -> None:
+    """Each of them loading it again would take hours with a large model."""
+    with (
+        ModelPool("tasks.generate.chat:ChatModel", child_arguments("hf", tmp_path / "nothing"), threads=1) as pool,
+        ThreadPoolExecutor(4) as threads,
+    ):
+        begun = time.monotonic()
+        calls = [threads.submit(pool.call, "write", rows=[], sampling={}) for _ in range(4)]
+        assert all(isinstance(call.exception(timeout=120), ChildError) for call in calls)
+        one = time.monotonic() - begun
+        assert len({str(call.exception()) for call in calls}) == 1, f"more than one child was started in {one:.0f} s"

@@ -26,7 +26,7 @@ def model(tiny_model: Path) -> Any:
 def complete(engine: Any) -> list[Completion]:
     engine.add(0, ROWS, SAMPLING)
     done: dict[int, list[Completion]] = {}
-    while engine.busy:
+    while engine.calls:
         done.update(engine.step())
     return done[0]
 
@@ -52,6 +52,29 @@ def test_rows_go_on_in_half_the_slots_with_what_they_have(
     assert RowsAtOnce(1, memory).count == 1, "a profile may ask for fewer"
 
 
+def test_a_row_that_ended_in_a_step_that_failed_later_is_not_lost(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It drew a stop token from its prompt; then the step of the others ran out of memory."""
+    any_token = tuple(range(model.config.vocab_size))
+    real, failures = _Table.step, []
+
+    def fail_once(table: _Table) -> Any:
+        if not failures:
+            failures.append(table.size)
+            raise torch.OutOfMemoryError("no memory left")
+        return real(table)
+
+    monkeypatch.setattr(_Table, "step", fail_once)
+    engine = SlotEngine(model, RowsAtOnce(4))
+    engine.add(0, ROWS[:2], Sampling(1.0, 1.0, 12, any_token))
+    engine.add(1, ROWS[2:4], Sampling(1.0, 1.0, 5, ()))
+    done: dict[int, list[Completion]] = {}
+    for _ in range(20):
+        done.update(engine.step())
+    assert not engine.calls
+    assert done[0] == [Completion([], "stop")] * 2
+    assert [len(completion.tokens) for completion in done[1]] == [5, 5]
+
+
 def test_one_row_that_does_not_fit_is_an_error(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> Any:
         raise torch.OutOfMemoryError("no memory left")
@@ -60,7 +83,8 @@ def test_one_row_that_does_not_fit_is_an_error(model: Any, monkeypatch: pytest.M
     engine = SlotEngine(model, RowsAtOnce(2))
     with pytest.raises(torch.OutOfMemoryError):
         complete(engine)
-    assert engine.abandon() == [0]
+    engine.abandon()
+    assert not engine.calls
 
 
 def test_a_batch_is_halved_on_the_plain_path_too(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +140,7 @@ def test_a_row_longer_than_the_models_context_is_refused_and_nothing_of_its_call
     engine = SlotEngine(model, RowsAtOnce(2))
     with pytest.raises(ValueError, match="maximum context length"):
         engine.add(0, [*ROWS, Request([5] * 1020, 0)], SAMPLING)
-    assert not engine.busy
+    assert not engine.calls
 
 
 def test_longer_rows_that_come_later_get_a_longer_table(model: Any) -> None:
@@ -125,7 +149,7 @@ def test_longer_rows_that_come_later_get_a_longer_table(model: Any) -> None:
     engine.add(0, ROWS, SAMPLING)
     engine.add(1, long, SAMPLING)
     done: dict[int, list[Completion]] = {}
-    while engine.busy:
+    while engine.calls:
         done.update(engine.step())
     plain = HfEngine(model, RowsAtOnce())
     plain.add(0, long, SAMPLING)
