@@ -97,6 +97,9 @@ def build_model(folder: Path, shape: str, dtype: str) -> Path:
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(LlamaConfig(**sizes), dtype=getattr(torch, dtype))
     model.save_pretrained(folder)
+    del model
+    if device == "cuda":
+        torch.cuda.empty_cache()  # the engines under test need it
     return folder
 
 
