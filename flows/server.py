@@ -16,10 +16,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 START_SECONDS = 90
-RECORDER = {  # without these the UI lags minutes behind a thousand tasks
+SERVICES = {  # without the first three the UI lags minutes behind a thousand tasks; the rest nothing here needs
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+    "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_FOREMAN_ENABLED": "false",
 }
 
 
@@ -68,7 +71,7 @@ def _start(port: int, log: Path, keep: bool) -> subprocess.Popen[bytes]:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=os.environ | RECORDER,
+            env=os.environ | SERVICES,
             start_new_session=True,  # a Ctrl-C is for the flow, which stops the server after its last report
             preexec_fn=None if keep else end_with_parent,
         )

@@ -341,7 +341,7 @@ def kill_and_resume(workload: Workload, options: argparse.Namespace) -> list[lis
     slots = options.rows_at_once
     simulated = simulate(workload.lengths(), slots, options.rows_per_shard)
     twice = first + slots - kept
-    bound = round(slots * max(workload.lengths()) / statistics.fmean(workload.lengths())) + options.rows_per_shard
+    thumb = round(slots * max(workload.lengths()) / statistics.fmean(workload.lengths())) + options.rows_per_shard
     return [
         ["kill, " + options.shape, f"{workload.described()}; {slots} slots, shards of {options.rows_per_shard}", ""],
         ["what", "rows", "share"],
@@ -355,8 +355,8 @@ def kill_and_resume(workload: Workload, options: argparse.Namespace) -> list[lis
             f"{twice / workload.rows:.1%}",
         ],
         ["the same, simulated: mean over all moments", f"{simulated[0]:,.0f}", f"{simulated[0] / workload.rows:.1%}"],
-        ["the same, simulated: the worst moment", f"{simulated[1]:,}", f"{simulated[1] / workload.rows:.1%}"],
-        ["bound: slots × longest / mean + shard", f"{bound:,}", f"{bound / workload.rows:.1%}"],
+        ["bound: the same, simulated, at the worst moment", f"{simulated[1]:,}", f"{simulated[1] / workload.rows:.1%}"],
+        ["rule of thumb: slots × longest / mean + shard", f"{thumb:,}", f"{thumb / workload.rows:.1%}"],
     ]
 
 
@@ -388,6 +388,7 @@ def work(workload: Workload, options: argparse.Namespace) -> list[list[str]]:
     import threading
 
     from flows.server import ensure_server
+    from storage.files import write_text
 
     place = options.folder / "kill"
     place.mkdir(exist_ok=True)
@@ -396,7 +397,7 @@ def work(workload: Workload, options: argparse.Namespace) -> list[list[str]]:
 
         def tell() -> None:
             while True:
-                (place / f"drawn-{os.getpid()}").write_text(str(pool.progress["rows"]))
+                write_text(place / f"drawn-{os.getpid()}", str(pool.progress["rows"]))
                 time.sleep(0.2)
 
         threading.Thread(target=tell, daemon=True).start()
@@ -407,7 +408,7 @@ def work(workload: Workload, options: argparse.Namespace) -> list[list[str]]:
 
 def drawn_rows(place: Path) -> int:
     """Rows that all runs so far said they had drawn."""
-    return sum(int(path.read_text() or 0) for path in place.glob("drawn-*"))
+    return sum(int(path.read_text()) for path in place.glob("drawn-*") if path.suffix != ".tmp")
 
 
 def compare_overhead(workload: Workload, options: argparse.Namespace) -> list[list[str]]:

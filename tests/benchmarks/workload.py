@@ -59,7 +59,10 @@ class Workload:
         chance = random.Random(self.seed + 1)
         words = [f"w{number}" for number in range(256)]
         kind = "seeded" if self.seeded else "unseeded"
-        return [f"{length} {kind} " + " ".join(chance.choices(words, k=self.prompt_words)) for length in self.lengths()]
+        return [
+            f"{length} {kind} {row} " + " ".join(chance.choices(words, k=self.prompt_words))
+            for row, length in enumerate(self.lengths())
+        ]
 
     def described(self) -> str:
         """In words."""
