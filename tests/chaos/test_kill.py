@@ -59,11 +59,16 @@ def shards(workspace: Path, kind: str) -> int:
     return len([*workspace.glob(f".state/rows/{kind}-*/*.jsonl")])
 
 
+def answering_models(workspace: Path) -> int:
+    """Models with a response on disk: first the teacher, then each responder; rows drawn again make no new one."""
+    return len({path.parent for path in workspace.glob(".state/rows/responses-*/*.jsonl")})
+
+
 def points(chance: random.Random) -> Iterator[tuple[str, Callable[[Path], bool]]]:
     """Moments in different stages, the exact one by chance."""
     first = chance.randint(1, 3)
     yield "generate", lambda place: shards(place, "instructions") >= first
-    yield "prefer", lambda place: shards(place, "responses") > 6 + first
+    yield "prefer", lambda place: answering_models(place) > first
     yield "tune", lambda place: any(place.glob(".state/checkpoints/tune-sft-*/checkpoint-*"))
 
 
