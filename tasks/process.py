@@ -256,6 +256,7 @@ class ModelPool:
         for slot, child in enumerate(self._children):
             if child:
                 child.close()
+                self._replaced.update(child.progress)
                 self._children[slot] = None
 
     def __enter__(self) -> ModelPool:

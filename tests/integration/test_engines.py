@@ -256,6 +256,7 @@ def test_a_childs_warning_reaches_the_user(
     target = "tests.integration.test_engines:NarrowChatModel"
     with ModelPool(target, arguments, threads=1) as pool:
         assert len(pool.call("write", rows=rows, sampling=sampling)) == 6
+    assert pool.progress["rows"] == 6, "the count outlives the child"
     assert "going on with 3 rows at once" in capsys.readouterr().err
 
 
