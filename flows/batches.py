@@ -181,7 +181,6 @@ class _Progress:
     ) -> None:
         self._label, self._size_unit, self._total = label, size_unit, sum(unit.size for unit in units)
         self._meter = meter
-        self._found = float(sum(unit.size for unit in units if unit.on_disk())) if meter else 0.0
         self._first = Counter(meter() if meter else {})
         self._begun = self._told = time.monotonic()
         self._bar = tqdm(total=self._total, desc=f"{label:<34}", unit=f" {size_unit}", dynamic_ncols=True)
@@ -192,7 +191,7 @@ class _Progress:
         """Move to `done`, or further where the meter counts rows of unfinished units."""
         drawn = Counter(self._meter() if self._meter else {})
         drawn.subtract(self._first)
-        done = min(float(self._total), max(done, self._found + drawn["rows"])) if self._meter else done
+        done = min(float(self._total), max(done, drawn["rows"])) if self._meter else done
         seconds = time.monotonic() - self._begun
         if drawn["tokens"] and seconds:
             self._bar.set_postfix_str(f"{drawn['tokens'] / seconds:,.0f} tokens/s", refresh=False)
@@ -204,7 +203,7 @@ class _Progress:
 
     def _tell(self, done: float, tokens: int, seconds: float) -> None:
         text = self._label
-        rate = (done - self._found) / seconds if seconds else 0.0
+        rate = done / seconds if seconds else 0.0
         if self._meter and rate > 0:
             left = timedelta(seconds=round((self._total - done) / rate))
             text += f": {rate:,.2f} {self._size_unit}s/s, {tokens / seconds:,.0f} tokens/s, {left} left"

@@ -32,10 +32,11 @@ from tasks.stages import study_stages
 def generate(settings: Settings, workspace: Path, budget: Budget | None = None) -> bool:
     """Write the raw instruction/response pairs, all of them or a night's share; True once they are published."""
     place = Workspace(workspace)
-    if settings.world and not study_stages(settings, place)["world"].state().done:
+    stages = study_stages(settings, place)
+    if settings.world and not stages["world"].state().done:
         build_world(settings, workspace)
     resolve_revision(settings.models.teacher, place)
-    if study_stages(settings, place)["generate"].state().done:
+    if stages["generate"].state().done:
         return True
     workers = at_once(settings.generation.batches_in_flight)
     drawn: bool = draw_and_answer.with_options(task_runner=workers)(settings, workspace, budget or Budget())

@@ -120,8 +120,8 @@ def _answers(
 
 
 def _response_store(settings: Settings, place: Workspace, responder: ModelSettings) -> RowStore:
-    key = magpie.response_key(settings.preference.sampling, settings.seed, str(model_identity(responder, place)))
-    return RowStore(place.state / "rows" / f"responses-{fingerprint(key)}")
+    identity = str(model_identity(responder, place))
+    return magpie.response_store(place, settings.preference.sampling, settings.seed, identity)
 
 
 def _score(settings: Settings, place: Workspace, responses: list[Row]) -> list[Row]:

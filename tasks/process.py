@@ -205,7 +205,7 @@ class ModelPool:
         self._children: list[ModelProcess | None] = [None] * size
         self._locks = [threading.Lock() for _ in range(size)]
         self._load = [0] * size
-        self._failures: list[tuple[ChildError, ...]] = [()] * size
+        self._failed: list[ChildError | None] = [None] * size
         self._choice = threading.Lock()
         self._closed = False
         self._replaced: Counter[str] = Counter()
@@ -270,14 +270,15 @@ class ModelPool:
         self.close()
 
     def _child(self, slot: int) -> ModelProcess:
-        failures = self._failures[slot]
+        before = self._failed[slot]
         with self._locks[slot]:
             child = self._children[slot]
             if child is None or not child.alive:
                 if self._closed:
                     raise ChildError("the run is ending")
-                if len(self._failures[slot]) > len(failures):
-                    raise self._failures[slot][-1]  # it failed to start while this call waited for it
+                failed = self._failed[slot]
+                if failed and failed is not before:
+                    raise failed  # it failed to start while this call waited for it
                 if child:
                     self._replaced.update(child.progress)
                     child.close()
@@ -286,7 +287,7 @@ class ModelPool:
                 try:
                     child.ready.result()
                 except ChildError as error:
-                    self._failures[slot] = (*self._failures[slot], error)
+                    self._failed[slot] = error
                     self._children[slot] = None
                     child.close()
                     raise

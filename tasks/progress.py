@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from configs.settings import Settings
 from storage.checkpoints import checkpoint_step, newest_checkpoint
-from storage.files import fingerprint
 from storage.seals import read_seal
-from storage.shards import RowStore
 from storage.workspace import Workspace
 from tasks.evaluate.results import unpublished_results
 from tasks.generate import rows as magpie
@@ -61,9 +59,9 @@ def _raw_rows(stage: Stage, settings: Settings, workspace: Workspace) -> int:
 def _preference_rows(stage: Stage, settings: Settings, workspace: Workspace) -> int:
     counts = []
     for responder in settings.models.responders:
-        identity = model_identity(responder, workspace)
-        key = magpie.response_key(settings.preference.sampling, settings.seed, identity or "")
-        counts.append(len(RowStore(workspace.state / "rows" / f"responses-{fingerprint(key)}").rows()))
+        identity = model_identity(responder, workspace) or ""
+        store = magpie.response_store(workspace, settings.preference.sampling, settings.seed, identity)
+        counts.append(len(store.rows()))
     return min(counts)
 
 

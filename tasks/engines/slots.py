@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from tasks.engines.hf import draw, left_padded, row_noise, synchronize
+from tasks.engines.open_calls import OpenCalls, Row
 from tasks.engines.protocol import Completion, Request, Sampling, Work
 from tasks.engines.rows_at_once import RowsAtOnce, is_out_of_memory
 
@@ -26,23 +27,14 @@ ATTENTION = "slots"
 
 
 @dataclass
-class _Row:
-    """A row on its way: what was asked, what was drawn so far."""
+class _Row(Row):
+    """A row with its noise, one number a new token."""
 
-    call: int
-    number: int
-    request: Request
-    sampling: Sampling
-    noise: Any
-    drawn: list[int] = field(default_factory=list)
-
-    @property
-    def context(self) -> list[int]:
-        return self.request.prompt + self.drawn
+    noise: Any = None
 
     @property
     def longest(self) -> int:
-        return len(self.request.prompt) + self.sampling.limit(self.request)
+        return len(self.request.prompt) + self.limit
 
 
 class UnsupportedModelError(RuntimeError):
@@ -61,7 +53,7 @@ class SlotEngine:
         self._model = model
         self._at_once = rows_at_once
         self._waiting: deque[_Row] = deque()
-        self._calls: dict[int, list[Completion | None]] = {}
+        self._open = OpenCalls()
         self._table: _Table | None = None
         self.work = Work()
         usual = model.config._attn_implementation
@@ -75,7 +67,7 @@ class SlotEngine:
     @property
     def calls(self) -> set[int]:
         """Calls with rows under way."""
-        return set(self._calls)
+        return self._open.numbers
 
     def add(self, call: int, requests: list[Request], sampling: Sampling) -> None:
         """Queue a call's rows.
@@ -85,17 +77,15 @@ class SlotEngine:
         """
         context = getattr(self._model.config, "max_position_embeddings", None)
         rows = [
-            _Row(call, number, request, sampling, noise)
+            _Row(call, number, request, sampling, noise=noise)
             for number, (request, noise) in enumerate(
                 zip(requests, row_noise(requests, sampling.max_new_tokens), strict=True)
             )
         ]
-        if not rows:
-            raise ValueError("a call without requests would never end")
-        longest = max(row.longest for row in rows)
+        longest = max((row.longest for row in rows), default=0)
         if context and longest > context:
             raise ValueError(f"a row may grow to {longest} tokens; the maximum context length is {context}")
-        self._calls[call] = [None] * len(rows)
+        self._open.open(call, rows)
         self._waiting.extend(rows)
 
     def step(self) -> list[tuple[int, list[Completion]]]:
@@ -118,7 +108,8 @@ class SlotEngine:
 
     def abandon(self) -> None:
         """Drop every row and the table."""
-        self._calls, self._table = {}, None
+        self._open.clear()
+        self._table = None
         self._waiting.clear()
         synchronize(self._model)
 
@@ -157,15 +148,13 @@ class SlotEngine:
         return self._table
 
     def _completed(self, ended: list[_Row]) -> list[tuple[int, list[Completion]]]:
-        whole = []
+        whole: list[tuple[int, list[Completion]]] = []
         for row in ended:
             stopped = bool(row.drawn) and row.drawn[-1] in row.sampling.stop_ids
             tokens = row.drawn[:-1] if stopped else row.drawn
             self.work.rows += 1
             self.work.tokens += len(row.drawn)
-            self._calls[row.call][row.number] = Completion(tokens, "stop" if stopped else "length")
-            if all(self._calls[row.call]):
-                whole.append((row.call, [done for done in self._calls.pop(row.call) if done]))
+            whole += self._open.end(row, tokens, "stop" if stopped else "length")
         return whole
 
     def _take_back(self) -> None:
@@ -188,9 +177,9 @@ class _Table:
         self.size, self.length = size, length
         self.free = list(range(size))[::-1]
         self.rows: dict[int, _Row] = {}
-        self._cache = SlotCache(model.config, size, length, model.device, model.dtype)
+        self.cache = SlotCache(model.config, size, length, model.device, model.dtype)
         self._columns = torch.arange(length, device=model.device)
-        self._tokens = torch.zeros(size, dtype=torch.long, device=model.device)
+        self.tokens = torch.zeros(size, dtype=torch.long, device=model.device)
         self._noise, self._temperature = (torch.zeros(size, device=model.device) for _ in range(2))
         self._top_p = torch.ones(size, device=model.device)
         self._graphs: dict[bool, Any] = {}
@@ -218,12 +207,12 @@ class _Table:
             if not row.drawn and row.sampling.suppressed_first:
                 logits[number, list(row.sampling.suppressed_first)] = -torch.inf
         lengths = torch.tensor([len(context) for context in contexts], device=device)
-        self._cache.fill(slots, lengths, out.past_key_values)
+        self.cache.fill(slots, lengths, out.past_key_values)
         noise = torch.tensor([float(row.noise[len(row.drawn)]) for row in rows], device=device)
         temperature = torch.tensor([float(row.sampling.temperature) for row in rows], device=device)
         top_p = torch.tensor([float(row.sampling.top_p) for row in rows], device=device)
         first = draw(logits, noise, temperature, top_p, nucleus=any(row.sampling.top_p < 1 for row in rows))
-        self._tokens[slots], self._temperature[slots], self._top_p[slots] = first, temperature, top_p
+        self.tokens[slots], self._temperature[slots], self._top_p[slots] = first, temperature, top_p
         for row in rows:
             self.rows[self.free.pop()] = row
         return self._record({slot: token for slot, token in zip(slots.tolist(), first.tolist(), strict=True)})
@@ -240,7 +229,7 @@ class _Table:
             noise[slot] = row.noise[len(row.drawn)]
         self._noise.copy_(torch.from_numpy(noise))
         self._forward(nucleus=any(row.sampling.top_p < 1 for row in self.rows.values()))
-        tokens = self._tokens.tolist()
+        tokens = self.tokens.tolist()
         return self._record({slot: tokens[slot] for slot in self.rows})
 
     def _record(self, tokens: dict[int, int]) -> list[_Row]:
@@ -248,7 +237,7 @@ class _Table:
         for slot, token in tokens.items():
             row = self.rows[slot]
             row.drawn.append(token)
-            if token in row.sampling.stop_ids or len(row.drawn) == row.sampling.limit(row.request):
+            if token in row.sampling.stop_ids or len(row.drawn) == row.limit:
                 ended.append(self.rows.pop(slot))
                 self.free.append(slot)
         return ended
@@ -262,23 +251,26 @@ class _Table:
             self._decode(nucleus)
 
     def _decode(self, nucleus: bool) -> None:
-        positions = self._cache.positions
+        self.tokens.copy_(draw(self.logits(), self._noise, self._temperature, self._top_p, nucleus=nucleus))
+        self.cache.positions.add_(1).clamp_(max=self.length - 1)
+
+    def logits(self) -> Any:
+        """What follows each slot's token: float32, (slots, vocabulary)."""
+        positions = self.cache.positions
         out = self._model(
-            input_ids=self._tokens[:, None],
+            input_ids=self.tokens[:, None],
             attention_mask=(self._columns <= positions[:, None])[:, None, None, :],
             position_ids=positions[:, None],
-            past_key_values=self._cache,
+            past_key_values=self.cache,
             use_cache=True,
         )
-        logits = out.logits[:, -1].float()
-        self._tokens.copy_(draw(logits, self._noise, self._temperature, self._top_p, nucleus=nucleus))
-        positions.add_(1).clamp_(max=self.length - 1)
+        return out.logits[:, -1].float()
 
     def _capture(self, nucleus: bool) -> None:
         """Record the step as a CUDA graph; the slots' state is as before afterwards."""
         import torch
 
-        state = [part.clone() for part in (self._tokens, self._cache.positions)]
+        state = [part.clone() for part in (self.tokens, self.cache.positions)]
         try:
             aside = torch.cuda.Stream()
             aside.wait_stream(torch.cuda.current_stream())
@@ -296,8 +288,8 @@ class _Table:
             torch.cuda.synchronize()
             log.warning("decoding launch by launch, which is slower: the step cannot be captured (%s)", error)
         finally:
-            self._tokens.copy_(state[0])
-            self._cache.positions.copy_(state[1])
+            self.tokens.copy_(state[0])
+            self.cache.positions.copy_(state[1])
 
 
 class SlotCache:
@@ -407,20 +399,14 @@ def _check_itself(model: Any) -> None:
             whole = model(input_ids=tokens, use_cache=False).logits[0, -1].float().softmax(-1)
             table = _Table(model, 2, LENGTH_BUCKET)
             read = model(input_ids=tokens[:, :-1], use_cache=True).past_key_values
-            table._cache.fill(torch.tensor([1], device=model.device), torch.tensor([7], device=model.device), read)
-            positions = table._cache.positions
-            out = model(
-                input_ids=tokens[:, -1:].expand(2, -1),
-                attention_mask=(table._columns <= positions[:, None])[:, None, None, :],
-                position_ids=positions[:, None],
-                past_key_values=table._cache,
-                use_cache=True,
-            )
+            table.cache.fill(torch.tensor([1], device=model.device), torch.tensor([7], device=model.device), read)
+            table.tokens.fill_(int(tokens[0, -1]))
+            decoded = table.logits()[1].softmax(-1)
     except (TypeError, AttributeError, ValueError, IndexError, RuntimeError) as error:
         if is_out_of_memory(error):
             raise
         raise UnsupportedModelError(f"its layers do not take the table's cache ({error})") from error
-    difference = (out.logits[1, -1].float().softmax(-1) - whole).abs().max().item()
+    difference = (decoded - whole).abs().max().item()
     if not difference < SELF_CHECK_TOLERANCE:
         raise UnsupportedModelError(f"a decoded token's probabilities are {difference:.3f} off")
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
 
+from tasks.engines.open_calls import OpenCalls, Row
 from tasks.engines.protocol import Completion, Request, Sampling, Work
 from tasks.engines.rows_at_once import RowsAtOnce, is_out_of_memory
 
@@ -12,15 +12,8 @@ DEFAULT_ROWS = 256  # vLLM's own number of rows in a step, on most accelerators
 MOST_BIASED = 1024  # ids that vLLM takes for one row; the vocabulary's order puts the most frequent first
 
 
-@dataclass
-class _Row:
-    """A row on its way: what was asked, what was drawn so far."""
-
-    call: int
-    number: int
-    request: Request
-    sampling: Sampling
-    drawn: list[int] = field(default_factory=list)
+class _Row(Row):
+    """A row that vLLM may be asked for in two parts."""
 
     @property
     def opening(self) -> bool:
@@ -74,7 +67,7 @@ class VllmEngine:
         # On a GPU the numbers of a row depend on what shares its step, so that a seed could not bring a text back; a
         # generator for each row would only cost a launch a row and step.
         self._seeded = bool(current_platform.is_cpu())
-        self._calls: dict[int, list[Completion | None]] = {}
+        self._open = OpenCalls()
         self._rows: dict[str, _Row] = {}
         self.work = Work()
         arguments = EngineArgs(
@@ -100,7 +93,7 @@ class VllmEngine:
     @property
     def calls(self) -> set[int]:
         """Calls with rows under way."""
-        return set(self._calls)
+        return self._open.numbers
 
     def add(self, call: int, requests: list[Request], sampling: Sampling) -> None:
         """Hand every row to vLLM at once.
@@ -112,8 +105,7 @@ class VllmEngine:
             ValueError: there are no requests.
             Exception: vLLM refuses a row, for example because its prompt is too long; then it takes none of them.
         """
-        if not requests:
-            raise ValueError("a call without requests would never end")
+        self._open.open(call, requests)
         rows = [_Row(call, number, request, sampling) for number, request in enumerate(requests)]
         try:
             for row in rows:
@@ -122,18 +114,18 @@ class VllmEngine:
             self._engine.abort_request([row.name for row in rows])
             for row in rows:
                 self._rows.pop(row.name, None)
+            self._open.forget(call)
             raise
-        self._calls[call] = [None] * len(requests)
 
     def _ask(self, row: _Row) -> None:
         from vllm import SamplingParams, TokensPrompt
         from vllm.sampling_params import RequestOutputKind
 
-        sampling, limit = row.sampling, row.sampling.limit(row.request) - len(row.drawn)
+        sampling = row.sampling
         parameters = SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
-            max_tokens=1 if row.opening else limit,
+            max_tokens=1 if row.opening else row.limit - len(row.drawn),
             logit_bias=dict.fromkeys(sampling.suppressed_first[:MOST_BIASED], -100.0) if row.opening else None,
             stop_token_ids=list(sampling.stop_ids),
             seed=(row.request.seed + len(row.drawn)) % 2**63 if self._seeded else None,
@@ -142,7 +134,7 @@ class VllmEngine:
             output_kind=RequestOutputKind.FINAL_ONLY,  # not every prefix of every row, at every step
         )
         self._rows[row.name] = row
-        self._engine.add_request(row.name, TokensPrompt(prompt_token_ids=row.request.prompt + row.drawn), parameters)
+        self._engine.add_request(row.name, TokensPrompt(prompt_token_ids=row.context), parameters)
 
     def step(self) -> list[tuple[int, list[Completion]]]:
         """One step of the model for every running row.
@@ -150,7 +142,7 @@ class VllmEngine:
         Raises:
             RuntimeError: vLLM gave up a row.
         """
-        ended = []
+        ended: list[tuple[int, list[Completion]]] = []
         try:
             outputs = self._engine.step()
         except Exception as error:
@@ -167,14 +159,11 @@ class VllmEngine:
                 raise RuntimeError(f"vLLM ended a row with {reason!r} after {len(tokens)} tokens")
             goes_on = row.opening and reason == "length"
             row.drawn += tokens[:-1] if reason == "stop" else tokens
-            length = len(row.request.prompt) + len(row.drawn)
-            if goes_on and len(row.drawn) < row.sampling.limit(row.request) and length < self._longest:
+            if goes_on and len(row.drawn) < row.limit and len(row.context) < self._longest:
                 self._ask(row)
                 continue
             self.work.rows += 1
-            self._calls[row.call][row.number] = Completion(row.drawn, reason)
-            if all(self._calls[row.call]):
-                ended.append((row.call, [done for done in self._calls.pop(row.call) if done]))
+            ended += self._open.end(row, row.drawn, reason)
         return ended
 
     def abandon(self) -> None:
@@ -188,7 +177,7 @@ class VllmEngine:
 
         self._engine.abort_request(list(self._rows))
         self._rows.clear()
-        self._calls.clear()
+        self._open.clear()
         self._engine.add_request("probe", TokensPrompt(prompt_token_ids=[0]), SamplingParams(max_tokens=1))
         while self._engine.has_unfinished_requests():
             self._engine.step()

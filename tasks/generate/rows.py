@@ -182,15 +182,14 @@ def settled_rows(instructions: RowStore, responses: RowStore, settings: Generati
 
 def row_stores(settings: Settings, workspace: Workspace, teacher: str) -> tuple[RowStore, RowStore]:
     """Where the teacher's instructions and its responses lie."""
-    generation = settings.generation
-    keys = {
-        "instructions": instruction_key(generation, settings.seed, teacher),
-        "responses": response_key(generation.response, settings.seed, teacher),
-    }
-    instructions, responses = (
-        RowStore(workspace.state / "rows" / f"{kind}-{fingerprint(key)}") for kind, key in keys.items()
-    )
-    return instructions, responses
+    key = instruction_key(settings.generation, settings.seed, teacher)
+    instructions = RowStore(workspace.state / "rows" / f"instructions-{fingerprint(key)}")
+    return instructions, response_store(workspace, settings.generation.response, settings.seed, teacher)
+
+
+def response_store(workspace: Workspace, sampling: SamplingSettings, seed: int, model: str) -> RowStore:
+    """Where a model's responses lie, whichever stage asked for them."""
+    return RowStore(workspace.state / "rows" / f"responses-{fingerprint(response_key(sampling, seed, model))}")
 
 
 def raw_row(instruction: Row, answer: Row | None, model: str) -> Row:
