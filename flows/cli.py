@@ -19,9 +19,16 @@ LEFTOVER_SECONDS = 3600
 DONE, FAILED, WRONG_SETTINGS, INTERRUPTED = 0, 1, 2, 130
 
 Flow = Callable[[Settings, Path], Any]
+AddOptions = Callable[[argparse.ArgumentParser], None]
 
 
-def run(flow: Flow, name: str, stages: Sequence[str], arguments: Sequence[str] | None = None) -> int:
+def run(
+    flow: Flow,
+    name: str,
+    stages: Sequence[str],
+    arguments: Sequence[str] | None = None,
+    add_options: AddOptions | None = None,
+) -> int:
     """Run a flow from the command line and return its exit code: 0 done, 1 failed, 2 wrong settings, 130 interrupted.
 
     Args:
@@ -29,9 +36,10 @@ def run(flow: Flow, name: str, stages: Sequence[str], arguments: Sequence[str] |
         name: the module, as in `python -m flows.NAME`.
         stages: prefixes of the stages it publishes; if they all hold, nothing is started.
         arguments: command line; none takes the process's own.
+        add_options: adds the command's own options to those that all have.
     """
     try:
-        settings, workspace, options = parse(name, flow.__doc__ or "", arguments)
+        settings, workspace, options = parse(name, flow.__doc__ or "", arguments, add_options)
     except (SettingsError, WorkspaceError) as error:
         print(error, file=sys.stderr)
         return WRONG_SETTINGS
@@ -64,7 +72,7 @@ def parse(
     name: str,
     description: str,
     arguments: Sequence[str] | None = None,
-    add_options: Callable[[argparse.ArgumentParser], None] | None = None,
+    add_options: AddOptions | None = None,
 ) -> tuple[Settings, Workspace, argparse.Namespace]:
     """Settings, workspace and remaining options of a command line.
 
@@ -77,6 +85,18 @@ def parse(
     Raises:
         SettingsError: a wrong option, key, value or profile.
         WorkspaceError: the workspace cannot be written to.
+    """
+    settings, options = parse_settings(name, description, arguments, add_options)
+    return settings, open_workspace(options.workspace), options
+
+
+def parse_settings(
+    name: str, description: str, arguments: Sequence[str] | None = None, add_options: AddOptions | None = None
+) -> tuple[Settings, argparse.Namespace]:
+    """`parse` for a command that may need no workspace: none is opened.
+
+    Raises:
+        SettingsError: a wrong option, key, value or profile.
     """
     parser = _Parser(
         prog=f"python -m flows.{name}",
@@ -92,7 +112,7 @@ def parse(
     if add_options:
         add_options(parser)
     options, rest = parser.parse_known_args(arguments)
-    return load_settings(options.profile, _overrides(rest)), open_workspace(options.workspace), options
+    return load_settings(options.profile, _overrides(rest)), options
 
 
 def _overrides(rest: Sequence[str]) -> dict[str, Any]:

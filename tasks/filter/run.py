@@ -29,8 +29,18 @@ class FilterResult:
     stats: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Judgement:
+    """Rows that every rule keeps, in id order, their quality scores and parts, what was dropped, the waterfall."""
+
+    survivors: list[Row]
+    scored: dict[str, tuple[float, dict[str, float]]]
+    dropped: list[dict[str, Any]]
+    waterfall: list[Step]
+
+
 @dataclass
-class _Step:
+class Step:
     """One line of the waterfall."""
 
     rule: str
@@ -39,6 +49,7 @@ class _Step:
     dropped: int = 0
 
     def as_json(self) -> dict[str, Any]:
+        """The line as the statistics hold it."""
         return {"rule": self.rule, "in": self.entered, "dropped": self.dropped, "out": self.entered - self.dropped}
 
 
@@ -56,19 +67,8 @@ def filter_rows(rows: Sequence[Row], settings: FilterSettings, seed: int) -> Fil
         TooFewRowsError: not enough rows are kept for the splits.
         ValueError: an id occurs twice.
     """
-    rows = sorted(rows, key=lambda row: row["id"])
-    if twice := [row["id"] for row, following in zip(rows, rows[1:], strict=False) if row["id"] == following["id"]]:
-        raise ValueError(f"{len(twice)} row ids occur more than once, among them {twice[0]!r}")
-
-    dropped: list[dict[str, Any]] = []
-    waterfall: list[_Step] = []
-    survivors: list[Row] = rows
-    for rule in row_rules(settings):
-        survivors = _apply(rule, survivors, dropped, waterfall)
-    scored = {row["id"]: quality(row, settings.quality) for row in survivors}
-    walk = Diversity.walk(survivors, {row_id: score for row_id, (score, _) in scored.items()})
-    survivors = _apply(Diversity(settings.max_similarity, walk), walk, dropped, waterfall)
-
+    judgement = judge_rows(rows, settings)
+    survivors, scored, waterfall = judgement.survivors, judgement.scored, judgement.waterfall
     _require_enough(len(survivors), len(rows), settings, waterfall)
     splits = assign_splits(survivors, settings, seed)
     kept = [
@@ -81,12 +81,12 @@ def filter_rows(rows: Sequence[Row], settings: FilterSettings, seed: int) -> Fil
             "quality_parts": scored[row["id"]][1],
             "split": splits.by_id[row["id"]],
         }
-        for row in sorted(survivors, key=lambda row: row["id"])
+        for row in survivors
     ]
     stats = {
         "raw": len(rows),
         "kept": len(kept),
-        "dropped": len(dropped),
+        "dropped": len(judgement.dropped),
         "waterfall": [step.as_json() for step in waterfall],
         "instruction_words": {"raw": _mean_words(rows, "instruction"), "kept": _mean_words(kept, "instruction")},
         "output_words": {"raw": _mean_words(rows, "output"), "kept": _mean_words(kept, "output")},
@@ -94,7 +94,35 @@ def filter_rows(rows: Sequence[Row], settings: FilterSettings, seed: int) -> Fil
         "domains": {"raw": _domains(rows), "kept": _domains(kept)},
         "splits": splits.stats,
     }
-    return FilterResult(kept, sorted(dropped, key=lambda drop: drop["id"]), stats)
+    return FilterResult(kept, judgement.dropped, stats)
+
+
+def judge_rows(rows: Sequence[Row], settings: FilterSettings) -> Judgement:
+    """Judge every row by every rule, cheapest first, and score those that the row rules keep.
+
+    Args:
+        rows: rows with `id` (unique), `instruction`, `output`, `finish_reason`, in any order.
+        settings: thresholds and weights.
+
+    Raises:
+        ValueError: an id occurs twice.
+    """
+    rows = sorted(rows, key=lambda row: row["id"])
+    if twice := [row["id"] for row, following in zip(rows, rows[1:], strict=False) if row["id"] == following["id"]]:
+        raise ValueError(f"{len(twice)} row ids occur more than once, among them {twice[0]!r}")
+
+    dropped: list[dict[str, Any]] = []
+    waterfall: list[Step] = []
+    survivors: list[Row] = rows
+    for rule in row_rules(settings):
+        survivors = _apply(rule, survivors, dropped, waterfall)
+    scored = {row["id"]: quality(row, settings.quality) for row in survivors}
+    walk = Diversity.walk(survivors, {row_id: score for row_id, (score, _) in scored.items()})
+    survivors = _apply(Diversity(settings.max_similarity, walk), walk, dropped, waterfall)
+
+    return Judgement(
+        sorted(survivors, key=lambda row: row["id"]), scored, sorted(dropped, key=lambda drop: drop["id"]), waterfall
+    )
 
 
 def sft_row(row: Row) -> dict[str, str]:
@@ -102,8 +130,8 @@ def sft_row(row: Row) -> dict[str, str]:
     return {"instruction": row["instruction"], "output": row["output"]}
 
 
-def _apply(rule: Rule, rows: Sequence[Row], dropped: list[dict[str, Any]], waterfall: list[_Step]) -> list[Row]:
-    step = _Step(rule.name, rule.settings, len(rows))
+def _apply(rule: Rule, rows: Sequence[Row], dropped: list[dict[str, Any]], waterfall: list[Step]) -> list[Row]:
+    step = Step(rule.name, rule.settings, len(rows))
     kept = []
     for row in rows:
         evidence = rule.judge(row)
@@ -116,7 +144,7 @@ def _apply(rule: Rule, rows: Sequence[Row], dropped: list[dict[str, Any]], water
     return kept
 
 
-def _require_enough(kept: int, raw: int, settings: FilterSettings, waterfall: Sequence[_Step]) -> None:
+def _require_enough(kept: int, raw: int, settings: FilterSettings, waterfall: Sequence[Step]) -> None:
     needed = settings.train_rows + settings.val_rows + 1
     if kept >= needed:
         return
