@@ -25,7 +25,7 @@ from tasks.generate import rows as magpie
 from tasks.models import model_identity, model_source, resolve_revision
 from tasks.prefer import pairs as pairing
 from tasks.prefer.score import score_id, score_key, score_responses
-from tasks.prefer.statistics import pair_statistics
+from tasks.prefer.statistics import pair_statistics, quality_agreement
 from tasks.process import ModelPool
 from tasks.provenance import provenance
 from tasks.stages import study_stages
@@ -55,6 +55,7 @@ def prefer(settings: Settings, workspace: Path) -> None:
 
     selected = pairing.select_pairs(result.pairs, pairing.quotas(settings.preference))
     statistics = pair_statistics(selected, responses, result.skipped)
+    statistics["quality"] = quality_agreement(responses, settings.filter.quality)
     with publishing(place.preference, key, provenance(settings)) as folder:
         write_jsonl(folder / "responses.jsonl", responses)
         write_jsonl(folder / "pairs.jsonl", selected)

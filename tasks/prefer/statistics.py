@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
 from statistics import NormalDist, fmean, pstdev, stdev
 from typing import Any
+
+from configs.settings import QualityWeights
+from tasks.filter.quality import quality
 
 Row = Mapping[str, Any]
 
@@ -46,6 +50,43 @@ def pair_statistics(pairs: Sequence[Row], responses: Sequence[Row], skipped: Ite
                 fmean(_words(pair["chosen"]) > _words(pair["rejected"]) for pair in pairs) if pairs else None
             ),
         },
+    }
+
+
+def quality_agreement(responses: Sequence[Row], weights: QualityWeights) -> dict[str, Any]:
+    """How far the filter's quality score ranks responses as the reward model does; null where nothing varies.
+
+    Over all scored responses with a word: Spearman's correlation of the score, and of each of its parts, with the
+    reward. Within instructions: of two responses to one instruction that differ in both, the share both rank alike
+    (0.5 is chance), which how hard instructions are plays no part in.
+
+    Args:
+        responses: `id` of the instruction, `instruction`, `output`, `score`.
+        weights: the parts' weights.
+    """
+    judged = [
+        (row["id"], row["score"], *quality(row, weights))
+        for row in responses
+        if row["score"] is not None and math.isfinite(row["score"]) and row["output"].strip()
+    ]
+    rewards = [reward for _, reward, _, _ in judged]
+    by_instruction: dict[str, list[tuple[float, float]]] = {}
+    for row_id, reward, score, _ in judged:
+        by_instruction.setdefault(row_id, []).append((reward, score))
+    alike = [
+        (a[0] > b[0]) == (a[1] > b[1])
+        for answers in by_instruction.values()
+        for a, b in combinations(answers, 2)
+        if a[0] != b[0] and a[1] != b[1]
+    ]
+    return {
+        "responses": len(judged),
+        "spearman": spearman(rewards, [score for _, _, score, _ in judged]),
+        "spearman_parts": {
+            name: spearman(rewards, [parts[name] for _, _, _, parts in judged]) for name in QualityWeights.model_fields
+        },
+        "pairs_within_instructions": len(alike),
+        "ranked_alike_within_instructions": fmean(alike) if alike else None,
     }
 
 

@@ -121,6 +121,7 @@ def _dataset(metrics: Metrics, settings: Settings) -> str:
         ("DPO training / validation / test pairs", _splits(rows, "dpo")),
         ("Mean score margin of a pair [reward units]", number(figure(data, "margins", "spread", "mean"))),
         ("Spearman correlation of score and length", number(figure(preference, "length", "spearman_score_words"))),
+        ("Spearman correlation of score and quality score", number(figure(preference, "quality", "spearman"))),
     ]
     steps = figure(data, "waterfall") or []
     drops = [

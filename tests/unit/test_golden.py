@@ -57,7 +57,7 @@ def test_pairs() -> None:
         for name, score in (("x", 0.5), ("y", 2.0), ("z", -1.0))
     ]
     result = make_pairs(instructions, responses, load_settings("demo").preference)
-    assert (VERSIONS["prefer"], fingerprint(result.pairs)) == (1, "fcff866eaf51ba6a")
+    assert (VERSIONS["prefer"], fingerprint(result.pairs)) == (2, "fcff866eaf51ba6a")
 
 
 def test_draws() -> None:

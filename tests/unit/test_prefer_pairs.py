@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.settings import PreferenceSettings, SamplingSettings
+from configs.settings import PreferenceSettings, QualityWeights, SamplingSettings
+from tasks.filter.quality import quality
 from tasks.prefer import (
     TooFewPairsError,
     choose_instructions,
@@ -24,7 +25,7 @@ from tasks.prefer import (
     select_pairs,
     shortage,
 )
-from tasks.prefer.statistics import histogram, mean_interval, spearman
+from tasks.prefer.statistics import histogram, mean_interval, quality_agreement, spearman
 
 SAMPLING = SamplingSettings(temperature=0.7, top_p=0.9, max_new_tokens=64)
 MODELS = ("small", "medium", "large")
@@ -269,3 +270,22 @@ def test_mean_interval_and_histogram() -> None:
     bins = histogram([0.0, 0.5, 1.0, 2.0], 4)
     assert bins == {"edges": [0.0, 0.5, 1.0, 1.5, 2.0], "counts": [2, 1, 0, 1]}
     assert histogram([], 4) == {"edges": [], "counts": []}
+
+
+def test_quality_agreement_tells_agreement_from_its_opposite() -> None:
+    """A reward that is the quality score agrees wholly, its negative not at all, a constant gives no figure."""
+    outputs = ["The river feeds the old town and its gardens.", "river river river of the", "TODO: [insert answer]"]
+    rows = [
+        {"id": str(number), "instruction": "Describe the river.", "output": output, "score": 0.0}
+        for number in range(2)
+        for output in outputs
+    ]
+    weights = QualityWeights()
+    for sign, expected in ((1, 1.0), (-1, -1.0)):
+        scored = [row | {"score": sign * quality(row, weights)[0]} for row in rows]
+        agreement = quality_agreement(scored, weights)
+        assert agreement["spearman"] == pytest.approx(expected)
+        assert agreement["ranked_alike_within_instructions"] == (1 + expected) / 2
+        assert agreement["pairs_within_instructions"] == 6
+    assert quality_agreement(rows, weights)["spearman"] is None
+    assert quality_agreement([], weights)["responses"] == 0
