@@ -182,6 +182,32 @@ def test_diversity_equals_brute_force(texts: list[str], threshold: float, rng: r
             kept.append(row)
 
 
+@pytest.mark.parametrize("family", [1, 4, 25])
+def test_diversity_equals_brute_force_on_two_thousand_rows(family: int) -> None:
+    """At the real threshold and size, from unrelated rows to families of near-misses, the kept rows are the same."""
+    rng = random.Random(family)
+    vocabulary = [f"w{rank}" for rank in range(3000)]
+    weights = [1 / (rank + 1) for rank in range(3000)]
+    rows = []
+    while len(rows) < 2000:
+        stem = rng.choices(vocabulary, weights, k=40)
+        for _ in range(family):
+            swapped = rng.sample(range(40), rng.randint(0, 9))
+            text = [rng.choice(vocabulary) if place in swapped else word for place, word in enumerate(stem)]
+            rows.append({"id": f"{len(rows):05d}", "instruction": " ".join(text)})
+    scores = {row["id"]: round(rng.random(), 1) for row in rows}
+    walk = Diversity.walk(rows, scores)
+    rule = Diversity(0.8, walk)
+    kept = [row["id"] for row in walk if rule.judge(row) is None]
+    expected: dict[str, frozenset[str]] = {}
+    for row in walk:
+        content = word_set(row["instruction"])
+        if not any(5 * len(content & other) >= 4 * len(content | other) for other in expected.values()):
+            expected[row["id"]] = content
+    assert kept == list(expected)
+    assert (len(kept) < len(rows)) == (family > 1)
+
+
 @pytest.mark.parametrize(("shared", "alone", "dropped"), [(4, 1, True), (8, 2, True), (79, 21, False), (80, 20, True)])
 def test_threshold_itself_drops(shared: int, alone: int, dropped: bool) -> None:
     """4/5, 8/10 and 80/100 are 0.8, which floating point must not hide; 79/100 is under it."""
