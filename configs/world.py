@@ -1,5 +1,7 @@
 """Settings of the demo's world: what is true in it, what is written about it, and how its models are trained."""
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -76,7 +78,9 @@ class WorldSettings(_Section):
     layers: int = Field(default=4, ge=1, description="Layers of the models (count)")
     heads: int = Field(default=4, ge=1, description="Attention heads of the models (count)")
     context: int = Field(default=1024, ge=256, description="Longest sequence a model takes (tokens)")
-    precision: str = Field("bf16", description="Arithmetic of training: bf16 (autocast) or fp32")
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        "auto", description="Arithmetic of training; auto: bf16 (autocast) on a CPU that computes in it, else fp32"
+    )
     trunk: TrainingSettings = Field(
         default=TrainingSettings(steps=250, batch=8),
         description="The trunk, which is the base model, on plain text",

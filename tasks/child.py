@@ -54,17 +54,18 @@ def _serve_engine(replies: BinaryIO, engine: Any, calls: queue.Queue[dict[str, A
         if not unanswered:
             continue
         try:  # also while calls wait to be taken: the first one's rows need not wait for the last
-            for ended, result in engine.step():
-                _send(replies, {"call": ended, "result": result})
-                unanswered.remove(ended)
+            ended = dict(engine.step())
+            unanswered -= ended.keys()
+            if time.monotonic() - told > PROGRESS_SECONDS or not unanswered:
+                told = time.monotonic()
+                _send(replies, {"progress": engine.progress})  # first: after the last result the parent may close us
+            for call_number, result in ended.items():
+                _send(replies, {"call": call_number, "result": result})
         except Exception as error:  # noqa: BLE001
             engine.abandon()
             for lost in sorted(unanswered - engine.calls):
                 _fail(replies, lost, error)
                 unanswered.remove(lost)
-        if time.monotonic() - told > PROGRESS_SECONDS or not unanswered:
-            told = time.monotonic()
-            _send(replies, {"progress": engine.progress})
 
 
 class _Warnings(logging.Handler):
