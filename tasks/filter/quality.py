@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -54,6 +53,7 @@ POLITE_REQUEST = re.compile(
 )
 _CLOSERS = "\"'”’)]»*_ \t\n"
 _EXTRAORDINARY = re.compile(r"[^\w\s.,;:!?'\"()’“”-]")
+_ASCII_ORDINARY = dict.fromkeys(code for code in range(128) if not _EXTRAORDINARY.match(chr(code)))
 _LIST_ITEM = re.compile(r"\s*(?:[-*+•|]|\d+[.)])\s*\S")
 _ARTIFACTS = re.compile(
     r"""<\|[^|>\n]{1,40}\|>                                       # Llama-3 and ChatML control tokens
@@ -68,6 +68,9 @@ _ARTIFACTS = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
+# No artifact is without one of these; most texts are, and the pattern above is slow.
+_ARTIFACT_SIGNS = ("<", "[", "{", "#", "&", "�", "ã", "â", "todo", "lorem ipsum")
+_SPEAKERS = frozenset(["human", "user", "assistant", "ai", "instruction", "response", "output", "q", "a", "system"])
 
 
 def quality(row: Mapping[str, Any], weights: QualityWeights) -> tuple[float, dict[str, float]]:
@@ -111,7 +114,7 @@ def ending(output: str) -> float:
         return 1.0
     if text[-1:] in tuple(");}]"):
         return 0.8
-    if bare[-1:] in tuple(",:;-–—([{&/") or words(bare[-30:])[-1:] in [[word] for word in NEVER_LAST]:
+    if bare[-1:] in tuple(",:;-–—([{&/") or NEVER_LAST.issuperset(words(bare[-30:])[-1:] or [""]):
         return 0.0
     *others, last = [line for line in text.splitlines() if line.strip()] or [""]
     kin = [_is_mark(line.rstrip(_CLOSERS)[-1:]) for line in others if _is_item(line) == _is_item(last)]
@@ -160,8 +163,8 @@ def cleanliness(output: str) -> float:
     that are letters, digits, spaces or ordinary punctuation; and `1 - (disorder / 0.1)²`, see `disorder`.
     """
     prose = blank(output, FENCED_CODE, INLINE_CODE)
-    artifacts = ARTIFACT_FACTOR ** sum(1 for _ in _ARTIFACTS.finditer(prose))
-    ordinary = 1 - len(_EXTRAORDINARY.findall(prose)) / max(len(prose), 1)
+    artifacts = ARTIFACT_FACTOR ** _count_artifacts(prose)
+    ordinary = 1 - _count_extraordinary(prose) / max(len(prose), 1)
     order = 1 - min(1.0, disorder(prose) / SALAD) ** 2
     return artifacts * _distinct_triples(words(output)) * ordinary * order
 
@@ -175,20 +178,42 @@ def disorder(prose: str) -> float:
     """
     places = wrong = 0
     for line in blank(prose, QUOTATION).splitlines():
-        previous = ""
-        for token in line.split():
-            bare = token.strip("*_()[],;:.!?'’")
-            if impossible := IMPOSSIBLE_AFTER.get(previous.lower()):
+        impossible: frozenset[str] = frozenset()
+        ends = small = False
+        for place, (bare, opens, cannot_follow, ends_sentence, is_small) in enumerate(map(_standing, line.split())):
+            if impossible:
                 places += 1
                 wrong += bare in impossible
-            elif _is_mark(previous.rstrip("*_)'’")[-1:]) and previous.lower() not in ABBREVIATIONS and bare.isalpha():
+            elif ends and bare.isalpha():
                 places += 1
                 wrong += bare.islower()
-            if bare in OPENERS and previous:
+            if opens and place:
                 places += 1
-                wrong += previous.isalpha() and previous.islower()
-            previous = token
+                wrong += small
+            impossible, ends, small = cannot_follow, ends_sentence, is_small
     return wrong / (places + SALAD_PRIOR)
+
+
+@lru_cache(maxsize=30_000)
+def _standing(token: str) -> tuple[str, bool, frozenset[str], bool, bool]:
+    """A token without marks, whether it opens sentences, what cannot follow, whether it ends one, is a small word."""
+    bare = token.strip("*_()[],;:.!?'’")
+    impossible = IMPOSSIBLE_AFTER.get(token.lower(), frozenset())
+    ends = _is_mark(token.rstrip("*_)'’")[-1:]) and token.lower() not in ABBREVIATIONS
+    return bare, bare in OPENERS, impossible, ends, token.isalpha() and token.islower()
+
+
+def _count_artifacts(prose: str) -> int:
+    folded = prose.casefold()
+    if any(sign in folded for sign in _ARTIFACT_SIGNS) or any(
+        line.partition(":")[0] in _SPEAKERS for line in folded.split("\n")
+    ):
+        return sum(1 for _ in _ARTIFACTS.finditer(prose))
+    return 0
+
+
+def _count_extraordinary(prose: str) -> int:
+    return len(prose.translate(_ASCII_ORDINARY)) if prose.isascii() else len(_EXTRAORDINARY.findall(prose))
 
 
 def _request(text: str) -> float:
@@ -204,25 +229,25 @@ def _request(text: str) -> float:
 def _moving_type_token_ratio(tokens: Sequence[str], window: int) -> float:
     if len(tokens) <= window:
         return len(set(tokens)) / len(tokens)
-    counts = Counter(tokens[:window])
-    types = total = len(counts)
-    for new, old in zip(tokens[window:], tokens, strict=False):
-        counts[new] += 1
-        types += counts[new] == 1
-        counts[old] -= 1
-        types -= counts[old] == 0
-        total += types
-    return total / ((len(tokens) - window + 1) * window)
+    windows = len(tokens) - window + 1
+    last: dict[str, int] = {}
+    repeats = 0  # a window has one type less for each token of it that stood before in it
+    for place, token in enumerate(tokens):
+        before = last.get(token, -window)
+        if place - before < window:
+            repeats += min(before, windows - 1) - max(place - window, -1)
+        last[token] = place
+    return (windows * window - repeats) / (windows * window)
 
 
 def _distinct_triples(tokens: Sequence[str]) -> float:
-    triples = Counter(zip(tokens, tokens[1:], tokens[2:], strict=False))
-    return len(triples) / sum(triples.values()) if triples else 1.0
+    triples = set(zip(tokens, tokens[1:], tokens[2:], strict=False))
+    return len(triples) / (len(tokens) - 2) if triples else 1.0
 
 
 def _stems(text: str, without: frozenset[str]) -> set[str]:
     """Words of three letters and more without their endings; identifiers are split at underscores."""
-    return {_stem(word) for word in words(text.replace("_", " ")) if len(word) > 2 and word not in without}
+    return {_stem(word) for word in set(words(text.replace("_", " "))) - without if len(word) > 2}
 
 
 @lru_cache(maxsize=100_000)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache, lru_cache
 from typing import Any
 
 from configs.settings import FilterSettings
@@ -134,9 +135,15 @@ class Refusal(Rule):
         spoken = blank(row["output"].replace("’", "'"), FENCED_CODE, INLINE_CODE, QUOTATION)
         if match := DECLINE.search(spoken, 0, self.opening):
             return {"field": "output", "phrase": match[1], "at": match.start(1)}
-        if match := SELF_REFERENCE.search(spoken):
+        if _names_an_ai(spoken) and (match := SELF_REFERENCE.search(spoken)):
             return {"field": "output", "phrase": match[0], "at": match.start()}
         return None
+
+
+def _names_an_ai(text: str) -> bool:
+    """Whether a self-reference is possible: most texts need no slow search."""
+    small = text.lower()
+    return " ai" in small or "artificial intelligence" in small or "language model" in small
 
 
 class Repetition(Rule):
@@ -153,6 +160,7 @@ class Repetition(Rule):
     def __init__(self, settings: FilterSettings) -> None:
         """Take how often is too often, for a unit and for a character."""
         self.max_repeats = settings.max_repeats
+        self.max_character_run = settings.max_character_run
         # Digits, and the characters that rules, tables, leaders and boxes are drawn with, do repeat in sound text.
         self.character_run = re.compile(
             rf"([^\s\d\-_=*#~.·•+|:<>/\\─━═│┃█░▒▓])\1{{{settings.max_character_run - 1},}}", re.IGNORECASE
@@ -168,7 +176,7 @@ class Repetition(Rule):
 
     def _find(self, text: str) -> tuple[str, str, int] | None:
         prose = blank(text, FENCED_CODE)
-        if match := self.character_run.search(prose):
+        if self._may_run(prose) and (match := self.character_run.search(prose)):
             return "character", match[1], len(match[0])
         for tokens in _passages(prose):
             if found := repeated_unit(tokens, self.max_repeats, _any_letter):
@@ -179,6 +187,11 @@ class Repetition(Rule):
                 return "lines", "\n".join(found[0]), found[1]
         return None
 
+    def _may_run(self, text: str) -> bool:
+        """Whether a character may stand too often in a row: most texts need no slow search."""
+        small = text.lower()
+        return not text.isascii() or any(character * self.max_character_run in small for character in set(small))
+
 
 def repeated_unit(
     tokens: Sequence[str], times: int, counts: Callable[[Sequence[str]], bool]
@@ -188,26 +201,50 @@ def repeated_unit(
     A unit of p tokens repeated k times is a run of (k - 1) p positions i with tokens[i] == tokens[i + p]. Such a run
     covers a multiple of p, so looking there alone costs n/p comparisons a period, n log n in all.
     """
-    size = len(tokens)
-    for period in range(1, size // times + 1):
-        end = 0
-        for start in range(0, size - period, period):
-            if start < end or tokens[start] != tokens[start + period]:
-                continue
-            first, end = start, start + 1
-            while first and tokens[first - 1] == tokens[first - 1 + period]:
-                first -= 1
-            while end + period < size and tokens[end] == tokens[end + period]:
-                end += 1
-            if end - first >= period * (times - 1):
-                unit = tokens[first : first + period]
-                if counts(unit):
-                    return unit, (end - first) // period + 1
+    stretches = _frequent_stretches(tokens, times)
+    longest = max(map(len, stretches), default=0)
+    for period in range(1, longest // times + 1):
+        for stretch in stretches:
+            for unit, said in _runs(stretch, period):
+                if said >= times and counts(unit):
+                    return unit, said
     return None
 
 
-def _passages(text: str) -> Iterable[list[str]]:
+def _frequent_stretches(tokens: Sequence[str], times: int) -> list[Sequence[str]]:
+    """Stretches of tokens that each occur `times` times: a unit repeated as often lies within one."""
+    frequent = {token for token, count in Counter(tokens).items() if count >= times}
+    stretches = []
+    start = 0
+    for end, token in enumerate((*tokens, None)):
+        if token not in frequent:
+            if end - start >= times:
+                stretches.append(tokens[start:end])
+            start = end + 1
+    return stretches
+
+
+def _runs(tokens: Sequence[str], period: int) -> Iterator[tuple[Sequence[str], int]]:
+    """Units of `period` tokens that stand at least twice in a row, each with how often, in order."""
+    size = len(tokens)
+    end = 0
+    for start in range(0, size - period, period):
+        if start < end or tokens[start] != tokens[start + period]:
+            continue
+        first, end = start, start + 1
+        while first and tokens[first - 1] == tokens[first - 1 + period]:
+            first -= 1
+        while end + period < size and tokens[end] == tokens[end + period]:
+            end += 1
+        if end - first >= period:
+            yield tokens[first : first + period], (end - first) // period + 1
+
+
+def _passages(text: str) -> Iterable[Sequence[str]]:
     """Word tokens of the running text, and of each cell of a markdown table."""
+    if "|" not in text:
+        yield words(text)
+        return
     running: list[str] = []
     for line in text.lower().splitlines():
         if line.lstrip().startswith("|"):
@@ -246,7 +283,7 @@ class Language(Rule):
     def judge(self, row: Row) -> Evidence | None:
         """Give the detected language with its probability, or the share of Latin letters."""
         for field in FIELDS:
-            prose = PROSE_WORD.findall(blank(row[field], FENCED_CODE, INLINE_CODE))
+            prose = [word for word in map(_prose_word, blank(row[field], FENCED_CODE, INLINE_CODE).split()) if word]
             if len(prose) < self.least_words:
                 share = _latin_share(row[field])
                 if share < self.least:
@@ -258,8 +295,14 @@ class Language(Rule):
         return None
 
 
-PROSE_WORD = re.compile(r"(?<!\S)[(\[\"'“‘*_]*([^\W\d_]+(?:['’-][^\W\d_]+)*)[.,;:!?…)\]\"'”’*_]*(?!\S)")
+PROSE_WORD = re.compile(r"[(\[\"'“‘*_]*([^\W\d_]+(?:['’-][^\W\d_]+)*)[.,;:!?…)\]\"'”’*_]*")
 _LATIN = re.compile(r"[A-Za-zÀ-ɏ]")  # Basic Latin to Latin Extended-B
+
+
+@lru_cache(maxsize=30_000)
+def _prose_word(token: str) -> str | None:
+    match = PROSE_WORD.fullmatch(token)
+    return match[1] if match else None
 
 
 def _latin_share(text: str) -> float:
