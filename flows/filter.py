@@ -15,11 +15,12 @@ from prefect import flow
 
 from configs.settings import Settings, SettingsError
 from flows.batches import Unit, run_units, show_table
-from flows.cli import DONE, FAILED, WRONG_SETTINGS, parse_settings, run
+from flows.cli import DONE, FAILED, INTERRUPTED, WRONG_SETTINGS, parse_settings, run
 from storage.files import read_json
 from storage.workspace import Workspace
 from tasks.filter.foreign import ForeignRowsError, filter_file
 from tasks.filter.work import filter_raw_rows
+from tasks.process import end_children
 from tasks.stages import study_stages
 
 MALFORMED_LINES = 3
@@ -58,6 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ForeignRowsError, OSError) as error:
         print(error, file=sys.stderr)
         return FAILED
+    except KeyboardInterrupt:
+        end_children()
+        print(f"interrupted; {folder} is as it was", file=sys.stderr)
+        return INTERRUPTED
     print(f"{'rule':<12}{'in':>9}{'dropped':>9}{'out':>9}")
     for step in result["waterfall"]:
         print(f"{step['rule']:<12}{step['in']:>9}{step['dropped']:>9}{step['out']:>9}")

@@ -85,10 +85,7 @@ def _read(source: BinaryIO, calls: queue.Queue[dict[str, Any]]) -> None:
     os._exit(0)  # the parent is gone or done: stop at once, whatever is under way, so that nobody writes twice
 
 
-def _build(built: list[Any], target: str, arguments: dict[str, Any], threads: int) -> Any:
-    import torch
-
-    torch.set_num_threads(threads)
+def _build(built: list[Any], target: str, arguments: dict[str, Any]) -> Any:
     module, _, name = target.partition(":")
     made = getattr(importlib.import_module(module), name)(**arguments)
     built.append(made)

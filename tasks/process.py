@@ -92,7 +92,7 @@ class ModelProcess:
         self.progress: dict[str, int] = {}
         self._dead: ChildError | None = None
         threading.Thread(target=self._listen, daemon=True).start()
-        self.ready = self.submit("", target=target, arguments=arguments, threads=threads)
+        self.ready = self.submit("", target=target, arguments=arguments)
 
     def submit(self, method: str, **arguments: Any) -> Future[Any]:
         """Send a call; the future ends with its result, or with a `ChildError`."""

@@ -2,48 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from fractions import Fraction
+from collections.abc import Sequence
 
-from tasks.filter.rules import Evidence, Row, Rule
-from tasks.filter.similarity import SimilarityIndex, exact, word_set
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.filter.rules import Evidence
+from tasks.filter.similarity import WordSets, exact, keep_apart
+
+DIVERSITY = "diversity"
+DIVERSITY_SETTINGS = ("filter.max_similarity",)
 
 
-class Diversity(Rule):
-    """Drops a row whose instruction's word set has a Jaccard similarity at the threshold or more to a kept row's.
+def near_duplicates(
+    contents: WordSets, ids: Sequence[str], scores: NDArray[np.float64], max_similarity: float
+) -> dict[int, Evidence]:
+    """Drop an instruction whose word set has a Jaccard similarity at the threshold or more to a kept one's.
 
-    Similarity is not transitive, so which rows stay depends on the order of the walk: show rows in `walk`'s order,
-    best quality first, and the result depends on the rows alone. Word sets rather than shingles: the requirement's
+    Similarity is not transitive, so which rows stay depends on the order in which they are looked at: by quality, best
+    first, then by id, so that the result depends on the rows alone. Word sets rather than shingles: the requirement's
     plain "Jaccard", and word order cannot hide a near-duplicate.
+
+    Args:
+        contents: the instructions' word sets, n of them.
+        ids: their rows' ids.
+        scores: their rows' quality, shape (n,).
+        max_similarity: the threshold.
+
+    Returns:
+        For each dropped row, by its number, the most similar kept row, of equals the one kept first.
     """
-
-    name = "diversity"
-    settings = ("filter.max_similarity",)
-
-    def __init__(self, max_similarity: float, rows: Iterable[Row]) -> None:
-        """Take the threshold and every row that will be judged."""
-        self._contents = {row["id"]: word_set(row["instruction"]) for row in rows}
-        self._kept: SimilarityIndex = SimilarityIndex(exact(max_similarity), self._contents.values())
-        self._kept_ids: list[str] = []
-
-    @staticmethod
-    def walk(rows: Iterable[Row], scores: dict[str, float]) -> list[Row]:
-        """Rows by quality, best first, then by id."""
-        return sorted(rows, key=lambda row: (-scores[row["id"]], row["id"]))
-
-    def judge(self, row: Row) -> Evidence | None:
-        """Name the most similar kept row, of equals the one kept first, and the similarity; else keep the row."""
-        content = self._contents[row["id"]]
-        matches = self._kept.matches(content)
-        if not matches:
-            self._kept.add(len(self._kept_ids), content)
-            self._kept_ids.append(row["id"])
-            return None
-        closest = max(matches, key=lambda match: (Fraction(match.shared, match.union), -match.key))
-        return {
+    by_id = np.empty(len(ids), np.int64)
+    by_id[sorted(range(len(ids)), key=ids.__getitem__)] = np.arange(len(ids))
+    matches = keep_apart(contents, np.lexsort((by_id, -scores)), exact(max_similarity))
+    return {
+        number: {
             "field": "instruction",
-            "kept_id": self._kept_ids[closest.key],
-            "similarity": round(closest.shared / closest.union, 4),
-            "shared_words": closest.shared,
-            "all_words": closest.union,
+            "kept_id": ids[match.key],
+            "similarity": round(match.shared / match.union, 4),
+            "shared_words": match.shared,
+            "all_words": match.union,
         }
+        for number, match in matches.items()
+    }

@@ -24,6 +24,7 @@ from tasks.filter.lexicon import (
 )
 from tasks.filter.text import FENCED_CODE, INLINE_CODE, QUOTATION, blank, word_count, words
 
+PARTS = ("completeness", "clarity", "variety", "relevance", "cleanliness")
 DIGITS = 6  # of a stored score; files are compared byte by byte
 
 # Requirement 2.1 asks for outputs of 50 words and more and instructions of 20 to 150 words on average. The first two
@@ -76,13 +77,14 @@ _SPEAKERS = frozenset(["human", "user", "assistant", "ai", "instruction", "respo
 def quality(row: Mapping[str, Any], weights: QualityWeights) -> tuple[float, dict[str, float]]:
     """Score of a row in [0, 1] and its parts: the sum of each part times its weight."""
     instruction, output = row["instruction"], row["output"]
-    parts = {
-        "completeness": completeness(output),
-        "clarity": clarity(instruction),
-        "variety": variety(output),
-        "relevance": relevance(instruction, output),
-        "cleanliness": cleanliness(output),
-    }
+    values = (
+        completeness(output),
+        clarity(instruction),
+        variety(output),
+        relevance(instruction, output),
+        cleanliness(output),
+    )
+    parts = dict(zip(PARTS, values, strict=True))
     share = weights.model_dump()
     score = sum(share[name] * value for name, value in parts.items())
     return round(score, DIGITS), {name: round(value, DIGITS) for name, value in parts.items()}

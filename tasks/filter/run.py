@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean, pstdev, quantiles
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from configs.settings import FilterSettings
-from tasks.filter.diversity import Diversity
-from tasks.filter.quality import quality
-from tasks.filter.rules import Row, Rule, row_rules
+from tasks.filter.diversity import DIVERSITY, DIVERSITY_SETTINGS, near_duplicates
+from tasks.filter.judge import Dropped, Verdicts, judge_batch
+from tasks.filter.quality import PARTS
+from tasks.filter.rules import Row, row_rules
+from tasks.filter.similarity import WordSetsBuilder
 from tasks.filter.splits import assign_splits
 from tasks.filter.text import word_count
 
@@ -29,16 +35,6 @@ class FilterResult:
     stats: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """Rows that every rule keeps, in id order, their quality scores and parts, what was dropped, the waterfall."""
-
-    survivors: list[Row]
-    scored: dict[str, tuple[float, dict[str, float]]]
-    dropped: list[dict[str, Any]]
-    waterfall: list[Step]
-
-
 @dataclass
 class Step:
     """One line of the waterfall."""
@@ -51,6 +47,23 @@ class Step:
     def as_json(self) -> dict[str, Any]:
         """The line as the statistics hold it."""
         return {"rule": self.rule, "in": self.entered, "dropped": self.dropped, "out": self.entered - self.dropped}
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What becomes of rows, by their numbers: each one is in `dropped` or in `kept`."""
+
+    dropped: dict[int, Dropped]
+    kept: NDArray[np.int64]
+    """Numbers, ascending."""
+    scores: NDArray[np.float64]
+    """Quality and its parts of each kept row, shape (kept, 1 + parts)."""
+    waterfall: list[Step]
+
+    def quality(self, place: int) -> dict[str, Any]:
+        """Quality and parts of the row `kept[place]`, as the files hold them."""
+        score, *parts = self.scores[place].tolist()
+        return {"quality": score, "quality_parts": dict(zip(PARTS, parts, strict=True))}
 
 
 def filter_rows(rows: Sequence[Row], settings: FilterSettings, seed: int) -> FilterResult:
@@ -67,9 +80,13 @@ def filter_rows(rows: Sequence[Row], settings: FilterSettings, seed: int) -> Fil
         TooFewRowsError: not enough rows are kept for the splits.
         ValueError: an id occurs twice.
     """
-    judgement = judge_rows(rows, settings)
-    survivors, scored, waterfall = judgement.survivors, judgement.scored, judgement.waterfall
-    _require_enough(len(survivors), len(rows), settings, waterfall)
+    rows = sorted(rows, key=lambda row: row["id"])
+    ids = [row["id"] for row in rows]
+    if twice := [row_id for row_id, following in pairwise(ids) if row_id == following]:
+        raise ValueError(f"{len(twice)} row ids occur more than once, among them {twice[0]!r}")
+    judgement = conclude([judge_batch(enumerate(rows), settings)], ids, settings)
+    _require_enough(len(judgement.kept), len(rows), settings, judgement.waterfall)
+    survivors = [rows[number] for number in judgement.kept]
     splits = assign_splits(survivors, settings, seed)
     kept = [
         {
@@ -77,71 +94,67 @@ def filter_rows(rows: Sequence[Row], settings: FilterSettings, seed: int) -> Fil
             "domain": row["domain"],
             "instruction": row["instruction"],
             "output": row["output"],
-            "quality": scored[row["id"]][0],
-            "quality_parts": scored[row["id"]][1],
+            **judgement.quality(place),
             "split": splits.by_id[row["id"]],
         }
-        for row in survivors
+        for place, row in enumerate(survivors)
     ]
     stats = {
         "raw": len(rows),
         "kept": len(kept),
         "dropped": len(judgement.dropped),
-        "waterfall": [step.as_json() for step in waterfall],
+        "waterfall": [step.as_json() for step in judgement.waterfall],
         "instruction_words": {"raw": _mean_words(rows, "instruction"), "kept": _mean_words(kept, "instruction")},
         "output_words": {"raw": _mean_words(rows, "output"), "kept": _mean_words(kept, "output")},
         "quality": _quality_stats(kept),
         "domains": {"raw": _domains(rows), "kept": _domains(kept)},
         "splits": splits.stats,
     }
-    return FilterResult(kept, judgement.dropped, stats)
+    dropped = [
+        {"id": ids[number], "rule": drop.rule, "evidence": drop.evidence}
+        for number, drop in sorted(judgement.dropped.items())
+    ]
+    return FilterResult(kept, dropped, stats)
 
 
-def judge_rows(rows: Sequence[Row], settings: FilterSettings) -> Judgement:
-    """Judge every row by every rule, cheapest first, and score those that the row rules keep.
+def conclude(batches: Iterable[Verdicts], ids: Sequence[str], settings: FilterSettings) -> Judgement:
+    """Bring batches of rows together and drop near-duplicates among what their rules keep.
 
     Args:
-        rows: rows with `id` (unique), `instruction`, `output`, `finish_reason`, in any order.
-        settings: thresholds and weights.
-
-    Raises:
-        ValueError: an id occurs twice.
+        batches: what `judge_batch` says, every row in one of them.
+        ids: each row's id, by its number; read when the batches have ended.
+        settings: thresholds.
     """
-    rows = sorted(rows, key=lambda row: row["id"])
-    if twice := [row["id"] for row, following in zip(rows, rows[1:], strict=False) if row["id"] == following["id"]]:
-        raise ValueError(f"{len(twice)} row ids occur more than once, among them {twice[0]!r}")
+    dropped: dict[int, Dropped] = {}
+    numbers, scores = [np.zeros(0, np.int64)], [np.zeros((0, 1 + len(PARTS)))]
+    builder = WordSetsBuilder()
+    for batch in batches:
+        dropped.update((drop.number, drop) for drop in batch["dropped"])
+        numbers.append(np.array([row.number for row in batch["kept"]], np.int64))
+        scores.append(np.array([row.scores for row in batch["kept"]]).reshape(-1, 1 + len(PARTS)))
+        builder.add(batch["vocabulary"], [row.words for row in batch["kept"]])
+    number, score = np.concatenate(numbers), np.concatenate(scores)
+    entered = len(number) + len(dropped)
+    near = near_duplicates(builder.build(), [ids[n] for n in number], score[:, 0], settings.max_similarity)
+    dropped.update((int(number[place]), Dropped(int(number[place]), DIVERSITY, near[place])) for place in near)
+    stays = np.ones(len(number), bool)
+    stays[list(near)] = False
+    order = np.argsort(number[stays], kind="stable")
+    return Judgement(dropped, number[stays][order], score[stays][order], _waterfall(entered, dropped, settings))
 
-    dropped: list[dict[str, Any]] = []
-    waterfall: list[Step] = []
-    survivors: list[Row] = rows
-    for rule in row_rules(settings):
-        survivors = _apply(rule, survivors, dropped, waterfall)
-    scored = {row["id"]: quality(row, settings.quality) for row in survivors}
-    walk = Diversity.walk(survivors, {row_id: score for row_id, (score, _) in scored.items()})
-    survivors = _apply(Diversity(settings.max_similarity, walk), walk, dropped, waterfall)
 
-    return Judgement(
-        sorted(survivors, key=lambda row: row["id"]), scored, sorted(dropped, key=lambda drop: drop["id"]), waterfall
-    )
+def _waterfall(entered: int, dropped: Mapping[int, Dropped], settings: FilterSettings) -> list[Step]:
+    counts = Counter(drop.rule for drop in dropped.values())
+    steps = []
+    for rule, keys in [*((rule.name, rule.settings) for rule in row_rules(settings)), (DIVERSITY, DIVERSITY_SETTINGS)]:
+        steps.append(Step(rule, keys, entered, counts[rule]))
+        entered -= counts[rule]
+    return steps
 
 
 def sft_row(row: Row) -> dict[str, str]:
     """A kept row in the SFT format (4.1)."""
     return {"instruction": row["instruction"], "output": row["output"]}
-
-
-def _apply(rule: Rule, rows: Sequence[Row], dropped: list[dict[str, Any]], waterfall: list[Step]) -> list[Row]:
-    step = Step(rule.name, rule.settings, len(rows))
-    kept = []
-    for row in rows:
-        evidence = rule.judge(row)
-        if evidence is None:
-            kept.append(row)
-        else:
-            dropped.append({"id": row["id"], "rule": rule.name, "evidence": evidence})
-    step.dropped = len(rows) - len(kept)
-    waterfall.append(step)
-    return kept
 
 
 def _require_enough(kept: int, raw: int, settings: FilterSettings, waterfall: Sequence[Step]) -> None:

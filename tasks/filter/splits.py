@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from configs.settings import FilterSettings
 from storage.files import fingerprint
 from tasks.filter.rules import Row
-from tasks.filter.similarity import Match, SimilarityIndex, exact, word_set
+from tasks.filter.similarity import Match, WordSets, exact, links, word_set
 
 SPLITS = ("train", "val", "test")
 CUT_STEP = Fraction(1, 10)
@@ -69,8 +69,8 @@ def assign_splits(rows: Sequence[Row], settings: FilterSettings, seed: int) -> S
     rows = sorted(rows, key=lambda row: row["id"])
     keys = [fingerprint([seed, row["instruction"], row["id"]]) for row in rows]
     level = exact(settings.group_similarity)
-    links = _links(rows, level)
-    components = _connected(level, range(len(rows)), links)
+    linked = _links(rows, level)
+    components = _connected(level, range(len(rows)), linked)
     cap = max(1, int(exact(settings.max_group_share) * len(rows)))
     groups = [piece for component in components for piece in _cut_to(component, cap)]
 
@@ -97,20 +97,15 @@ def assign_splits(rows: Sequence[Row], settings: FilterSettings, seed: int) -> S
         "largest_component": max(len(component.members) for component in components),
         "groups": len(placed),
         "largest_group": max(placed),
-        "linked_pairs": len(links),
-        **_straddling(links, split_of),
+        "linked_pairs": len(linked),
+        **_straddling(linked, split_of),
     }
     return Splits({row["id"]: split_of[number] for number, row in enumerate(rows)}, stats)
 
 
 def _links(rows: Sequence[Row], level: Fraction) -> list[_Link]:
-    contents = [word_set(row["instruction"]) for row in rows]
-    index = SimilarityIndex(level, contents)
-    links = []
-    for number, content in enumerate(contents):
-        links += [_Link(number, match) for match in index.matches(content)]
-        index.add(number, content)
-    return links
+    contents = WordSets.of(word_set(row["instruction"]) for row in rows)
+    return [_Link(number, match) for number, match in links(contents, level)]
 
 
 def _connected(level: Fraction, members: Iterable[int], links: Iterable[_Link]) -> list[_Group]:

@@ -61,6 +61,21 @@ def test_sound_file_ends_with_zero_and_keeps_every_field(tmp_path: Path) -> None
     assert [(drop["line"], drop["rule"]) for drop in read_jsonl(tmp_path / "out" / "dropped.jsonl")] == [(5, "length")]
 
 
+def test_processes_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts judged in several processes give the files of one part, line numbers and repeated ids included."""
+    rows = [{key: row[key] for key in ("instruction", "output")} | {"id": row["id"]} for row in made_rows(120)]
+    rows[90]["id"] = rows[10]["id"]
+    del rows[50]["id"]
+    lines: list[Any] = [b"\xef\xbb\xbf" + json.dumps(rows[0]).encode(), *rows[1:60], b"", b"no row", *rows[60:]]
+    source = write(tmp_path / "rows.jsonl", *lines)
+    assert main(["--input", str(source), "--output", str(tmp_path / "one")]) == MALFORMED_LINES
+    monkeypatch.setattr("tasks.filter.foreign.PART_BYTES", 4000)
+    assert main(["--input", str(source), "--output", str(tmp_path / "many")]) == MALFORMED_LINES
+    for file in (tmp_path / "one").iterdir():
+        assert (tmp_path / "many" / file.name).read_bytes() == file.read_bytes() != b""
+    assert [line["line"] for line in read_jsonl(tmp_path / "many" / "malformed.jsonl")] == [62, 93]
+
+
 def test_foreign_folder_is_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A mistyped --output must not cost somebody's files; an earlier result is replaced."""
     source = write(tmp_path / "rows.jsonl", GOOD[0])

@@ -8,14 +8,15 @@ from collections import Counter
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.settings import FilterSettings
-from tasks.filter import TooFewRowsError, filter_rows, sft_row
-from tasks.filter.diversity import Diversity
-from tasks.filter.similarity import SimilarityIndex, exact, word_set
+from tasks.filter.diversity import near_duplicates
+from tasks.filter.run import TooFewRowsError, filter_rows, sft_row
+from tasks.filter.similarity import WordSets, exact, links, word_set
 from tasks.filter.splits import assign_splits
 
 SMALL = FilterSettings(train_rows=2, val_rows=1)
@@ -162,24 +163,22 @@ THRESHOLDS = st.sampled_from([0.1, 0.3, 0.5, 0.6, 0.75, 0.8, 1.0])
 @given(WORD_SETS, THRESHOLDS, st.randoms(use_true_random=False))
 def test_diversity_equals_brute_force(texts: list[str], threshold: float, rng: random.Random) -> None:
     """Exactly the rows that comparing with every kept row keeps, with the most similar one as evidence."""
-    rows = [{"id": f"{number:03d}", "instruction": text} for number, text in enumerate(texts)]
-    scores = {row["id"]: rng.choice([0.1, 0.5, 0.9]) for row in rows}
-    walk = Diversity.walk(rng.sample(rows, len(rows)), scores)
-    assert [row["id"] for row in walk] == sorted(scores, key=lambda row_id: (-scores[row_id], row_id))
-    rule = Diversity(threshold, walk)
-    kept: list[dict[str, str]] = []
-    for row in walk:
-        content = word_set(row["instruction"])
-        similar = [(jaccard(content, word_set(other["instruction"])), -n) for n, other in enumerate(kept)]
+    ids = rng.sample([f"{number:03d}" for number in range(len(texts))], len(texts))
+    scores = np.array([rng.choice([0.1, 0.5, 0.9]) for _ in texts])
+    contents = [word_set(text) for text in texts]
+    found = near_duplicates(WordSets.of(contents), ids, scores, threshold)
+    kept: list[int] = []
+    for number in sorted(range(len(texts)), key=lambda number: (-scores[number], ids[number])):
+        similar = [(jaccard(contents[number], contents[other]), -place) for place, other in enumerate(kept)]
         closest, place = max(similar, default=(Fraction(0), 0))
-        evidence = rule.judge(row)
+        evidence = found.get(number)
         if closest >= exact(threshold):
             assert evidence is not None
-            assert evidence["kept_id"] == kept[-place]["id"]
+            assert evidence["kept_id"] == ids[kept[-place]]
             assert evidence["similarity"] == round(float(closest), 4)
         else:
             assert evidence is None
-            kept.append(row)
+            kept.append(number)
 
 
 @pytest.mark.parametrize("family", [1, 4, 25])
@@ -188,37 +187,30 @@ def test_diversity_equals_brute_force_on_two_thousand_rows(family: int) -> None:
     rng = random.Random(family)
     vocabulary = [f"w{rank}" for rank in range(3000)]
     weights = [1 / (rank + 1) for rank in range(3000)]
-    rows = []
-    while len(rows) < 2000:
+    contents: list[frozenset[str]] = []
+    while len(contents) < 2000:
         stem = rng.choices(vocabulary, weights, k=40)
         for _ in range(family):
             swapped = rng.sample(range(40), rng.randint(0, 9))
-            text = [rng.choice(vocabulary) if place in swapped else word for place, word in enumerate(stem)]
-            rows.append({"id": f"{len(rows):05d}", "instruction": " ".join(text)})
-    scores = {row["id"]: round(rng.random(), 1) for row in rows}
-    walk = Diversity.walk(rows, scores)
-    rule = Diversity(0.8, walk)
-    kept = [row["id"] for row in walk if rule.judge(row) is None]
-    expected: dict[str, frozenset[str]] = {}
-    for row in walk:
-        content = word_set(row["instruction"])
-        if not any(5 * len(content & other) >= 4 * len(content | other) for other in expected.values()):
-            expected[row["id"]] = content
-    assert kept == list(expected)
-    assert (len(kept) < len(rows)) == (family > 1)
+            contents.append(frozenset(rng.choice(vocabulary) if n in swapped else word for n, word in enumerate(stem)))
+    ids = [f"{number:05d}" for number in range(len(contents))]
+    scores = np.array([round(rng.random(), 1) for _ in contents])
+    dropped = near_duplicates(WordSets.of(contents), ids, scores, 0.8)
+    kept: list[int] = []
+    for number in sorted(range(len(contents)), key=lambda number: (-scores[number], ids[number])):
+        content = contents[number]
+        if not any(5 * len(content & contents[other]) >= 4 * len(content | contents[other]) for other in kept):
+            kept.append(number)
+    assert sorted(set(range(len(contents))) - dropped.keys()) == sorted(kept)
+    assert (len(kept) < len(contents)) == (family > 1)
 
 
 @pytest.mark.parametrize(("shared", "alone", "dropped"), [(4, 1, True), (8, 2, True), (79, 21, False), (80, 20, True)])
 def test_threshold_itself_drops(shared: int, alone: int, dropped: bool) -> None:
     """4/5, 8/10 and 80/100 are 0.8, which floating point must not hide; 79/100 is under it."""
-    base = [f"w{n}" for n in range(shared)]
-    rows = [
-        {"id": "a", "instruction": " ".join(base)},
-        {"id": "b", "instruction": " ".join(base + [f"x{n}" for n in range(alone)])},
-    ]
-    rule = Diversity(0.8, rows)
-    assert rule.judge(rows[0]) is None
-    assert (rule.judge(rows[1]) is not None) == dropped
+    base = frozenset(f"w{n}" for n in range(shared))
+    contents = WordSets.of([base, base | {f"x{n}" for n in range(alone)}])
+    assert list(near_duplicates(contents, ["a", "b"], np.zeros(2), 0.8)) == [1] * dropped
 
 
 def test_better_duplicate_stays() -> None:
@@ -236,11 +228,7 @@ def test_index_finds_all_pairs_of_real_sized_sets() -> None:
     """The prefix filter misses nothing among 300 instructions with many near-misses."""
     contents = [word_set(row["instruction"]) for row in made_rows(300)]
     for threshold in (Fraction(1, 2), Fraction(4, 5)):
-        index = SimilarityIndex(threshold, contents)
-        found = set()
-        for number, content in enumerate(contents):
-            found |= {(match.key, number) for match in index.matches(content)}
-            index.add(number, content)
+        found = {(match.key, number) for number, match in links(WordSets.of(contents), threshold)}
         expected = {
             (a, b) for b in range(300) for a in range(b) if jaccard(contents[a], contents[b]) >= threshold
         }  # fmt: skip
