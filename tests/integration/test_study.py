@@ -192,6 +192,36 @@ def test_a_changed_threshold_regenerates_no_text(study: Path, tmp_path: Path) ->
     assert read(place / "data/filtered/manifest.json")["settings"]["max_similarity"] == 0.7
 
 
+def test_every_export_opens_with_datasets(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the dataset card alone, and Parquet by its folder: three splits each, the same rows in all of one kind."""
+    from datasets import load_dataset
+
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    ended = command("export", study)
+    assert ended.returncode == 0, ended.stderr
+    folder = study / "export"
+    kept = rows(study / "data/filtered/filtered.jsonl")
+    pairs = rows(study / "data/preference/pairs.jsonl")
+    for name in ("parquet", "sharegpt", "alpaca", "conversational", "preference"):
+        place = [str(folder / name)] if name == "parquet" else [str(folder), name]
+        opened = load_dataset(*place, cache_dir=str(tmp_path))
+        source = pairs if name == "preference" else kept
+        for split, ours in (("train", "train"), ("validation", "val"), ("test", "test")):
+            assert opened[split]["id"] == [row["id"] for row in source if row["split"] == ours]
+    assert opened["test"][0]["chosen"] == [
+        {"role": "assistant", "content": next(pair["chosen"] for pair in pairs if pair["split"] == "test")}
+    ]
+    assert not [path for path in folder.rglob("*") if path.is_file() and b"hf_secret" in path.read_bytes()]
+    raw = read(study / "data/filtered/stats.json")["raw"]
+    assert f"{raw} rows were drawn" in (folder / "README.md").read_text()
+
+
+def test_a_stale_stage_is_not_exported(study: Path) -> None:
+    ended = command("export", study, "--filter.max_words", "60")
+    assert ended.returncode == 1
+    assert "filter is stale: max_words 500 → 60" in ended.stderr
+
+
 def test_a_stage_without_its_input_names_what_to_run(tmp_path: Path) -> None:
     ended = command("filter", tmp_path / "empty")
     assert ended.returncode == 1
