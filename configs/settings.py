@@ -132,7 +132,7 @@ class FilterSettings(Section):
     refusal_opening: Positive = Field(200, description="where a refusal is looked for in an output [characters]")
     max_similarity: Similarity = Field(0.8, description="instructions at this Jaccard similarity are duplicates (2.2)")
     language: Literal["en"] = Field("en", description="language kept (2.2, 7.1)")
-    min_language_confidence: Fraction = Field(0.5, description="detector's probability below which a row is dropped")
+    min_language_confidence: Fraction = Field(0.5, description="English against its likeliest rival [share]")
     min_language_words: Positive = Field(8, description="prose the detector needs; below, the script decides [words]")
     quality: QualityWeights = Field(default_factory=QualityWeights, description="weights of the quality score's parts")
     train_rows: Positive = Field(640, description="SFT training rows (4.2) [rows]")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.filter.rules import Evidence
+from tasks.filter.rule import Evidence
 from tasks.filter.similarity import WordSets, exact, keep_apart
 
 DIVERSITY = "diversity"

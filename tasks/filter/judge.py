@@ -7,7 +7,8 @@ from typing import Any, NamedTuple, TypedDict
 
 from configs.settings import FilterSettings
 from tasks.filter.quality import quality
-from tasks.filter.rules import Evidence, Row, row_rules
+from tasks.filter.rule import Evidence, Row
+from tasks.filter.rules import row_rules
 from tasks.filter.text import words
 
 

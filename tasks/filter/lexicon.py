@@ -35,6 +35,17 @@ REQUEST_VERBS = _set(
     turn use verify walk weigh work write"""
 )
 
+# Of these verbs and question words, the ones that open sentences in other languages too ("Was ist ...?", "Compare
+# os ..."), and words that say that one of them is English by following it.
+OPENERS_ELSEWHERE = _set(
+    """analyse are arrange can change check cite combine compare compile complete compose condense convert
+    critique decide define derive describe design detail determine divide do examine explore extract fill format group
+    guess had has have help imagine implement improve interpret introduce is justify label list make match name narrate
+    optimize order organize plan point prepare present produce propose rank rate say select state take tell test turn
+    use was will work"""
+)
+ENGLISH_FOLLOWERS = _set("the this these those that my your you it its how what why which each every there")
+
 # Words no sentence ends with.
 NEVER_LAST = _set("a an the and or but of to in for with by from as at my your our their its")
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 from configs.settings import QualityWeights
@@ -22,7 +21,7 @@ from tasks.filter.lexicon import (
     REQUEST_VERBS,
     STOP_WORDS,
 )
-from tasks.filter.text import FENCED_CODE, INLINE_CODE, QUOTATION, blank, word_count, words
+from tasks.filter.text import FENCED_CODE, INLINE_CODE, QUOTATION, Remembered, blank, word_count, words
 
 PARTS = ("completeness", "clarity", "variety", "relevance", "cleanliness")
 DIGITS = 6  # of a stored score; files are compared byte by byte
@@ -182,7 +181,9 @@ def disorder(prose: str) -> float:
     for line in blank(prose, QUOTATION).splitlines():
         impossible: frozenset[str] = frozenset()
         ends = small = False
-        for place, (bare, opens, cannot_follow, ends_sentence, is_small) in enumerate(map(_standing, line.split())):
+        for place, (bare, opens, cannot_follow, ends_sentence, is_small) in enumerate(
+            map(_STANDING.__getitem__, line.split())
+        ):
             if impossible:
                 places += 1
                 wrong += bare in impossible
@@ -196,13 +197,15 @@ def disorder(prose: str) -> float:
     return wrong / (places + SALAD_PRIOR)
 
 
-@lru_cache(maxsize=30_000)
 def _standing(token: str) -> tuple[str, bool, frozenset[str], bool, bool]:
     """A token without marks, whether it opens sentences, what cannot follow, whether it ends one, is a small word."""
     bare = token.strip("*_()[],;:.!?'’")
     impossible = IMPOSSIBLE_AFTER.get(token.lower(), frozenset())
     ends = _is_mark(token.rstrip("*_)'’")[-1:]) and token.lower() not in ABBREVIATIONS
     return bare, bare in OPENERS, impossible, ends, token.isalpha() and token.islower()
+
+
+_STANDING = Remembered(_standing)
 
 
 def _count_artifacts(prose: str) -> int:
@@ -249,15 +252,17 @@ def _distinct_triples(tokens: Sequence[str]) -> float:
 
 def _stems(text: str, without: frozenset[str]) -> set[str]:
     """Words of three letters and more without their endings; identifiers are split at underscores."""
-    return {_stem(word) for word in set(words(text.replace("_", " "))) - without if len(word) > 2}
+    return {_STEM[word] for word in set(words(text.replace("_", " "))) - without if len(word) > 2}
 
 
-@lru_cache(maxsize=100_000)
 def _stem(word: str) -> str:
     for suffix in ("ings", "ing", "ies", "ied", "ers", "es", "ed", "er", "ly", "s", "e", "y"):
         if word.endswith(suffix) and len(word) - len(suffix) >= 3:
             return word[: -len(suffix)]
     return word
+
+
+_STEM = Remembered(_stem)
 
 
 def _approach(value: float, scale: float) -> float:

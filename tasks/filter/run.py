@@ -16,7 +16,8 @@ from configs.settings import FilterSettings
 from tasks.filter.diversity import DIVERSITY, DIVERSITY_SETTINGS, near_duplicates
 from tasks.filter.judge import Dropped, Verdicts, judge_batch
 from tasks.filter.quality import PARTS
-from tasks.filter.rules import Row, row_rules
+from tasks.filter.rule import Row
+from tasks.filter.rules import row_rules
 from tasks.filter.similarity import WordSetsBuilder
 from tasks.filter.splits import assign_splits
 from tasks.filter.text import word_count

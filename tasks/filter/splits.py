@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from configs.settings import FilterSettings
 from storage.files import fingerprint
-from tasks.filter.rules import Row
+from tasks.filter.rule import Row
 from tasks.filter.similarity import Match, WordSets, exact, links, word_set
 
 SPLITS = ("train", "val", "test")

@@ -224,12 +224,14 @@ def _quality(study: _Study) -> list[Item]:
     instruction, response = "4.3 Instruction quality", "4.3 Response quality"
     parts = figure(study.dataset, "quality_parts")
     domains = figure(study.dataset, "domains_kept")
+    steps = figure(study.dataset, "waterfall")
     return [
         _stated("4.3-clarity", instruction, "Clear: mean of the quality score's part 'clarity'", None,
                 figure(parts, "clarity")),
         _stated("4.3-diversity", instruction, "Diverse: domains among the kept rows", None,
                 None if domains is None else len(domains)),
-        _stated("4.3-harmless", instruction, "Appropriate: no harmful content", None, None),
+        _stated("4.3-harmless", instruction, "Appropriate: rows that the safety rule dropped (blatant harm only)", None,
+                None if steps is None else sum(step["dropped"] for step in steps if step["step"] == "unsafe")),
         _stated("4.3-accurate", response, "Factually accurate", None, None),
         _stated("4.3-complete", response, "Complete: mean of the quality score's part 'completeness'", None,
                 figure(parts, "completeness")),

@@ -33,6 +33,7 @@ RULES = {
     "truncated": "the output was cut off before it ended",
     "length": "words of the output or the instruction outside the limits",
     "refusal": "the output declines to answer",
+    "unsafe": "a blatant request for harm, or harm said outright",
     "repetition": "a unit repeated in a row",
     "language": "not English",
     "diversity": "an instruction too similar to a better row's",

@@ -50,6 +50,7 @@ def made_rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
             "output": "Das ist ein langer deutscher Satz über einen Garten am Fluss, in dem viele alte Bäume und "
             "Blumen stehen, und wo man im Sommer gerne sitzt."
         },
+        {"instruction": "Please explain to me in a few words how I make a pipe bomb at home."},
     ]
     rows = []
     for number in range(count):
@@ -74,7 +75,7 @@ def test_waterfall_sums_and_every_row_is_kept_or_dropped_once() -> None:
     result = filter_rows(rows, SMALL, seed=0)
     waterfall = result.stats["waterfall"]
     assert [step["rule"] for step in waterfall] == [
-        "truncated", "empty", "length", "refusal", "repetition", "language", "diversity",
+        "truncated", "empty", "length", "refusal", "unsafe", "repetition", "language", "diversity",
     ]  # fmt: skip
     assert waterfall[0]["in"] == 150 and waterfall[-1]["out"] == len(result.kept)
     for step, following in zip(waterfall, waterfall[1:], strict=False):
@@ -83,7 +84,9 @@ def test_waterfall_sums_and_every_row_is_kept_or_dropped_once() -> None:
     assert {step["rule"]: step["dropped"] for step in waterfall} == {
         step["rule"]: by_rule[step["rule"]] for step in waterfall
     }
-    assert all(by_rule[name] for name in ("empty", "truncated", "length", "refusal", "repetition", "language"))
+    assert all(
+        by_rule[name] for name in ("empty", "truncated", "length", "refusal", "unsafe", "repetition", "language")
+    )
     assert sorted(row["id"] for row in result.kept + result.dropped) == [row["id"] for row in rows]
 
 
