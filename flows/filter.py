@@ -20,7 +20,7 @@ from storage.files import read_json
 from storage.workspace import Workspace
 from tasks.filter.foreign import ForeignRowsError, filter_file
 from tasks.filter.work import filter_raw_rows
-from tasks.process import end_children
+from tasks.process import ChildError
 from tasks.stages import study_stages
 
 MALFORMED_LINES = 3
@@ -56,11 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = options.output or options.input.with_suffix("").with_name(options.input.stem + "-filtered")
     try:
         result = filter_file(options.input, folder, settings.filter)
-    except (ForeignRowsError, OSError) as error:
+    except (ForeignRowsError, ChildError, OSError) as error:
         print(error, file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
-        end_children()
         print(f"interrupted; {folder} is as it was", file=sys.stderr)
         return INTERRUPTED
     print(f"{'rule':<12}{'in':>9}{'dropped':>9}{'out':>9}")

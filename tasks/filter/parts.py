@@ -33,7 +33,7 @@ class PartJudge:
             lines = file.read(end - start).split(b"\n")
         if not lines[-1]:
             lines.pop()
-        if start == 0:
+        if start == 0 and lines:
             lines[0] = lines[0].removeprefix(BYTE_ORDER_MARK)
         ids: list[str | None] = [None] * len(lines)
         malformed: list[tuple[int, str]] = []

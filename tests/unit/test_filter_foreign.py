@@ -76,6 +76,14 @@ def test_processes_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert [line["line"] for line in read_jsonl(tmp_path / "many" / "malformed.jsonl")] == [62, 93]
 
 
+def test_empty_file_has_an_empty_result(tmp_path: Path) -> None:
+    """Nothing in, nothing out, and no error."""
+    source = write(tmp_path / "rows.jsonl")
+    assert main(["--input", str(source)]) == 0
+    assert read_jsonl(tmp_path / "rows-filtered" / "kept.jsonl") == []
+    assert read_json(tmp_path / "rows-filtered" / "stats.json")["waterfall"][-1]["out"] == 0
+
+
 def test_foreign_folder_is_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A mistyped --output must not cost somebody's files; an earlier result is replaced."""
     source = write(tmp_path / "rows.jsonl", GOOD[0])
