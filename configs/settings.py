@@ -134,6 +134,8 @@ class FilterSettings(Section):
     language: Literal["en"] = Field("en", description="language kept (2.2, 7.1)")
     min_language_confidence: Fraction = Field(0.5, description="English against its likeliest rival [share]")
     min_language_words: Positive = Field(8, description="prose the detector needs; below, the script decides [words]")
+    contamination_words: Positive = Field(8, description="n-grams compared with the benchmarks' questions [words]")
+    contamination_share: Fraction = Field(0.5, description="of a question in shared n-grams: dropped [share]")
     quality: QualityWeights = Field(default_factory=QualityWeights, description="weights of the quality score's parts")
     train_rows: Positive = Field(640, description="SFT training rows (4.2) [rows]")
     val_rows: Positive = Field(160, description="SFT validation rows (4.2) [rows]")

@@ -99,8 +99,9 @@ def study_stages(settings: Settings, workspace: Workspace) -> dict[str, Stage]:
             "filter",
             "filter",
             workspace.filtered,
-            _dump(settings.filter) | {"seed": seed},
-            lambda: {"data/raw": result_digest(workspace.raw)},
+            _dump(settings.filter)
+            | {"seed": seed, "benchmarks": [benchmark.task for benchmark in settings.evaluation.benchmarks.values()]},
+            lambda: {"data/raw": result_digest(workspace.raw), "the benchmarks": _benchmarks(settings, workspace)},
         )
     )
     stages.append(
@@ -146,6 +147,10 @@ def study_stages(settings: Settings, workspace: Workspace) -> dict[str, Stage]:
     return {stage.name: stage for stage in stages}
 
 
+def _benchmarks(settings: Settings, workspace: Workspace) -> str | None:
+    return world_benchmarks_identity(workspace) if settings.world else importlib.metadata.version("lm-eval")
+
+
 def _tune_stage(method: str, section: dict[str, Any], settings: Settings, workspace: Workspace) -> Stage:
     data = workspace.preference if method == "dpo" else workspace.filtered
     own = {key: value for key, value in section.items() if key != "micro_batch"}
@@ -167,9 +172,7 @@ def _tune_stage(method: str, section: dict[str, Any], settings: Settings, worksp
 def _evaluate_stage(method: str, settings: Settings, workspace: Workspace) -> Stage:
     def inputs() -> dict[str, str | None]:
         read: dict[str, str | None] = {"the base model": model_identity(settings.models.base, workspace)}
-        read["the benchmarks"] = (
-            world_benchmarks_identity(workspace) if settings.world else importlib.metadata.version("lm-eval")
-        )
+        read["the benchmarks"] = _benchmarks(settings, workspace)
         if method != "base":
             read[f"models/{method}"] = result_digest(workspace.adapter(method, settings.seed))
         return read

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from configs.settings import Settings
@@ -82,28 +84,15 @@ class MethodWork:
 
     def _run_benchmark(self, benchmark: str, folder: Path) -> dict[str, Any]:
         evaluation = self._settings.evaluation
-        tasks_folder = self._write_demo_tasks() if self._settings.world else None
-        try:
+        with benchmark_tasks(self._settings, self._workspace) as tasks_folder:
             answer = self._pool.call(
                 "evaluate",
                 task=evaluation.benchmarks[benchmark].task,
-                tasks_folder=str(tasks_folder) if tasks_folder else None,
+                tasks_folder=tasks_folder,
                 limit=evaluation.limit,
                 seed=self._settings.seed,
             )
-        finally:
-            if tasks_folder:
-                shutil.rmtree(tasks_folder)
         return write_benchmark(folder, benchmark, answer)
-
-    def _write_demo_tasks(self) -> Path:
-        import tempfile
-
-        from tasks.demo.benchmarks import write_tasks
-
-        folder = Path(tempfile.mkdtemp(prefix="tasks-"))  # the YAMLs hold absolute paths, which nothing published may
-        write_tasks(self._workspace.world, folder)
-        return folder
 
     def _measure_speed(self, folder: Path) -> dict[str, Any]:
         evaluation = self._settings.evaluation
@@ -116,6 +105,21 @@ class MethodWork:
         )
         write_json(folder / SPEED, speed)
         return {"rows": len(rows)}
+
+
+@contextmanager
+def benchmark_tasks(settings: Settings, workspace: Workspace) -> Iterator[str | None]:
+    """Yield the folder of the world's benchmarks as lm-eval tasks, or None where lm-eval has its own."""
+    if not settings.world:
+        yield None
+        return
+
+    from tasks.demo.benchmarks import write_tasks
+
+    # a temporary folder: the YAMLs hold absolute paths, which nothing published may
+    with TemporaryDirectory(prefix="tasks-") as folder:
+        write_tasks(workspace.world, Path(folder))
+        yield folder
 
 
 def evaluate_benchmark(work: MethodWork, part: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from configs.settings import FilterSettings
 from storage.files import folder_aside, jsonl, write_json, write_jsonl
 from tasks.filter.judge import Verdicts, verdicts_of
 from tasks.filter.parts import BYTE_ORDER_MARK, PartJudge
+from tasks.filter.rules import row_rules
 from tasks.filter.run import Judgement, conclude
 from tasks.process import ModelPool
 
@@ -49,7 +50,8 @@ def filter_file(source: Path, folder: Path, settings: FilterSettings) -> dict[st
         raise ForeignRowsError(f"{folder} exists and is no result of this command; name another with --output")
     ids: list[str] = []
     malformed: list[dict[str, Any]] = []
-    judgement = conclude(_numbered(_judged_parts(source, settings), ids, malformed), ids, settings)
+    batches = _numbered(_judged_parts(source, settings), ids, malformed)
+    judgement = conclude(batches, ids, row_rules(settings), settings)
     malformed.sort(key=lambda line: int(line["line"]))
     stats = {
         "rows": len(judgement.kept) + len(judgement.dropped),

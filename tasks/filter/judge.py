@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TypedDict
 
-from configs.settings import FilterSettings
+from configs.settings import QualityWeights
 from tasks.filter.quality import quality
-from tasks.filter.rule import Evidence, Row
-from tasks.filter.rules import row_rules
+from tasks.filter.rule import Evidence, Row, Rule
 from tasks.filter.text import words
 
 
@@ -38,14 +37,14 @@ class Verdicts(TypedDict):
     vocabulary: list[str]
 
 
-def judge_batch(rows: Iterable[tuple[int, Row]], settings: FilterSettings) -> Verdicts:
-    """Judge each row by the row rules, cheapest first, and score those that they keep.
+def judge_batch(rows: Iterable[tuple[int, Row]], rules: Sequence[Rule], weights: QualityWeights) -> Verdicts:
+    """Judge each row by the rules, in their order, and score those that they keep.
 
     Args:
         rows: numbers, and rows with `instruction`, `output`, `finish_reason`.
-        settings: thresholds and weights.
+        rules: what `row_rules` gives.
+        weights: of the quality score's parts.
     """
-    rules = row_rules(settings)
     kept, dropped, places = [], [], dict[str, int]()
     for number, row in rows:
         for rule in rules:
@@ -54,7 +53,7 @@ def judge_batch(rows: Iterable[tuple[int, Row]], settings: FilterSettings) -> Ve
                 dropped.append(Dropped(number, rule.name, evidence))
                 break
         else:
-            score, parts = quality(row, settings.quality)
+            score, parts = quality(row, weights)
             content = [places.setdefault(word, len(places)) for word in sorted(set(words(row["instruction"])))]
             kept.append(Kept(number, [score, *parts.values()], content))
     return {"kept": kept, "dropped": dropped, "vocabulary": list(places)}

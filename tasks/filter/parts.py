@@ -11,6 +11,7 @@ from configs.settings import FilterSettings
 from storage.files import jsonl
 from tasks.filter.judge import judge_batch
 from tasks.filter.rule import Row
+from tasks.filter.rules import row_rules
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -20,7 +21,9 @@ class PartJudge:
 
     def __init__(self, source: str, settings: dict[str, Any]) -> None:
         """Take the file and the filter's settings as `FilterSettings.model_dump` gives them."""
-        self._source, self._settings = Path(source), FilterSettings(**settings)
+        self._source = Path(source)
+        ours = FilterSettings(**settings)
+        self._rules, self._weights = row_rules(ours), ours.quality
 
     def judge(self, start: int, end: int) -> dict[str, Any]:
         """Judge the lines between two bytes, numbered from 0.
@@ -50,7 +53,7 @@ class PartJudge:
                     ids[number] = str(row["id"]) if "id" in row else None
                     yield number, {"finish_reason": "stop", **row}
 
-        verdicts = judge_batch(rows(), self._settings)
+        verdicts = judge_batch(rows(), self._rules, self._weights)
         return {"verdicts": verdicts, "ids": ids, "malformed": malformed}
 
 

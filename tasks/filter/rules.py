@@ -13,6 +13,7 @@ from functools import cache
 from string import ascii_lowercase, ascii_uppercase
 
 from configs.settings import FilterSettings
+from tasks.filter.contamination import Contaminated, Question
 from tasks.filter.lexicon import ENGLISH_FOLLOWERS, OPENERS_ELSEWHERE, QUESTION_WORDS, REQUEST_VERBS
 from tasks.filter.rule import FIELDS, SHOWN_CHARACTERS, Evidence, Row, Rule
 from tasks.filter.safety import Unsafe
@@ -26,14 +27,15 @@ INVISIBLE = re.compile(
 TILDE_FENCE = re.compile(r"^ {0,3}~~~.*?(?:^ {0,3}~~~|\Z)", re.DOTALL | re.MULTILINE)
 
 
-def row_rules(settings: FilterSettings) -> list[Rule]:
-    """The rules that need nothing but the row, cheapest first."""
+def row_rules(settings: FilterSettings, questions: Sequence[Question] = ()) -> list[Rule]:
+    """The rules that need nothing but the row, cheapest first; the contamination rule only if there are questions."""
     return [
         Truncated(),
         Empty(),
         Length(settings),
         Refusal(settings),
         Unsafe(),
+        *([Contaminated(settings, questions)] if questions else []),
         Repetition(settings),
         Language(settings),
     ]

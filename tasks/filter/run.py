@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.settings import FilterSettings
+from tasks.filter.contamination import Question
 from tasks.filter.diversity import DIVERSITY, DIVERSITY_SETTINGS, near_duplicates
 from tasks.filter.judge import Dropped, Verdicts, judge_batch
 from tasks.filter.quality import PARTS
-from tasks.filter.rule import Row
+from tasks.filter.rule import Row, Rule
 from tasks.filter.rules import row_rules
 from tasks.filter.similarity import WordSetsBuilder
 from tasks.filter.splits import assign_splits
@@ -67,7 +68,9 @@ class Judgement:
         return {"quality": score, "quality_parts": dict(zip(PARTS, parts, strict=True))}
 
 
-def filter_rows(rows: Sequence[Row], settings: FilterSettings, seed: int) -> FilterResult:
+def filter_rows(
+    rows: Sequence[Row], settings: FilterSettings, seed: int, questions: Sequence[Question] = ()
+) -> FilterResult:
     """Judge every row by every rule, cheapest first, score what is kept and fix its split.
 
     The result depends on the rows, not on their order.
@@ -76,6 +79,7 @@ def filter_rows(rows: Sequence[Row], settings: FilterSettings, seed: int) -> Fil
         rows: raw rows with `id` (unique), `domain`, `instruction`, `output`, `finish_reason`.
         settings: thresholds, weights and split sizes.
         seed: seed of the splits.
+        questions: the benchmarks' questions, which no kept row may repeat; none leaves the contamination rule out.
 
     Raises:
         TooFewRowsError: not enough rows are kept for the splits.
@@ -85,7 +89,8 @@ def filter_rows(rows: Sequence[Row], settings: FilterSettings, seed: int) -> Fil
     ids = [row["id"] for row in rows]
     if twice := [row_id for row_id, following in pairwise(ids) if row_id == following]:
         raise ValueError(f"{len(twice)} row ids occur more than once, among them {twice[0]!r}")
-    judgement = conclude([judge_batch(enumerate(rows), settings)], ids, settings)
+    rules = row_rules(settings, questions)
+    judgement = conclude([judge_batch(enumerate(rows), rules, settings.quality)], ids, rules, settings)
     _require_enough(len(judgement.kept), len(rows), settings, judgement.waterfall)
     survivors = [rows[number] for number in judgement.kept]
     splits = assign_splits(survivors, settings, seed)
@@ -118,12 +123,15 @@ def filter_rows(rows: Sequence[Row], settings: FilterSettings, seed: int) -> Fil
     return FilterResult(kept, dropped, stats)
 
 
-def conclude(batches: Iterable[Verdicts], ids: Sequence[str], settings: FilterSettings) -> Judgement:
+def conclude(
+    batches: Iterable[Verdicts], ids: Sequence[str], rules: Sequence[Rule], settings: FilterSettings
+) -> Judgement:
     """Bring batches of rows together and drop near-duplicates among what their rules keep.
 
     Args:
         batches: what `judge_batch` says, every row in one of them.
         ids: each row's id, by its number; read when the batches have ended.
+        rules: the rules that judged them.
         settings: thresholds.
     """
     dropped: dict[int, Dropped] = {}
@@ -141,13 +149,13 @@ def conclude(batches: Iterable[Verdicts], ids: Sequence[str], settings: FilterSe
     stays = np.ones(len(number), bool)
     stays[list(near)] = False
     order = np.argsort(number[stays], kind="stable")
-    return Judgement(dropped, number[stays][order], score[stays][order], _waterfall(entered, dropped, settings))
+    return Judgement(dropped, number[stays][order], score[stays][order], _waterfall(entered, dropped, rules))
 
 
-def _waterfall(entered: int, dropped: Mapping[int, Dropped], settings: FilterSettings) -> list[Step]:
+def _waterfall(entered: int, dropped: Mapping[int, Dropped], rules: Sequence[Rule]) -> list[Step]:
     counts = Counter(drop.rule for drop in dropped.values())
     steps = []
-    for rule, keys in [*((rule.name, rule.settings) for rule in row_rules(settings)), (DIVERSITY, DIVERSITY_SETTINGS)]:
+    for rule, keys in [*((rule.name, rule.settings) for rule in rules), (DIVERSITY, DIVERSITY_SETTINGS)]:
         steps.append(Step(rule, keys, entered, counts[rule]))
         entered -= counts[rule]
     return steps

@@ -8,7 +8,10 @@ from configs.settings import Settings
 from storage.files import read_jsonl, write_json, write_jsonl
 from storage.stages import publishing
 from storage.workspace import Workspace
+from tasks.evaluate.work import benchmark_tasks
+from tasks.filter.contamination import Question
 from tasks.filter.run import filter_rows, sft_row
+from tasks.process import run_in_child
 from tasks.provenance import provenance
 from tasks.stages import Stage
 
@@ -20,8 +23,10 @@ def filter_raw_rows(settings: Settings, workspace: Workspace, stage: Stage) -> d
 
     Raises:
         TooFewRowsError: fewer rows are kept than the splits need.
+        ChildError: the benchmarks cannot be read.
     """
-    result = filter_rows(read_jsonl(workspace.raw / "raw.jsonl"), settings.filter, settings.seed)
+    questions = benchmark_questions(settings, workspace)
+    result = filter_rows(read_jsonl(workspace.raw / "raw.jsonl"), settings.filter, settings.seed, questions)
     with publishing(workspace.filtered, stage.require_key(), provenance(settings)) as folder:
         write_jsonl(folder / "filtered.jsonl", result.kept)
         write_jsonl(folder / "dropped.jsonl", result.dropped)
@@ -32,3 +37,16 @@ def filter_raw_rows(settings: Settings, workspace: Workspace, stage: Stage) -> d
             )
         write_json(folder / "stats.json", result.stats)
     return {"kept": len(result.kept), "dropped": len(result.dropped)}
+
+
+def benchmark_questions(settings: Settings, workspace: Workspace) -> list[Question]:
+    """Every question that the study's benchmarks can ask.
+
+    Raises:
+        ChildError: lm-eval cannot read one, which may be that its data cannot be downloaded.
+    """
+    benchmarks = {name: benchmark.task for name, benchmark in settings.evaluation.benchmarks.items()}
+    with benchmark_tasks(settings, workspace) as tasks_folder:
+        arguments = {"benchmarks": benchmarks, "tasks_folder": tasks_folder}
+        found = run_in_child("tasks.evaluate.questions:read_questions", arguments, threads=settings.hardware.threads)
+    return [Question(*question) for question in found["questions"]]

@@ -28,7 +28,17 @@ SFT_FIELDS = ("instruction", "output")
 DPO_FIELDS = ("prompt", "chosen", "rejected")
 SPLITS = ("train", "val", "test")
 MARGIN_BINS = 24
-RULE_ORDER = ("truncated", "empty", "length", "refusal", "unsafe", "repetition", "language", "diversity")
+RULE_ORDER = (
+    "truncated",
+    "empty",
+    "length",
+    "refusal",
+    "unsafe",
+    "contaminated",
+    "repetition",
+    "language",
+    "diversity",
+)
 WEIGHTS = ("adapter_config.json", "adapter_model.safetensors")
 
 

@@ -34,6 +34,7 @@ RULES = {
     "length": "words of the output or the instruction outside the limits",
     "refusal": "the output declines to answer",
     "unsafe": "a blatant request for harm, or harm said outright",
+    "contaminated": "a benchmark's question is repeated in it",
     "repetition": "a unit repeated in a row",
     "language": "not English",
     "diversity": "an instruction too similar to a better row's",

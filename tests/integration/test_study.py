@@ -58,6 +58,23 @@ def test_kept_and_dropped_rows_are_the_raw_rows(study: Path) -> None:
     assert len({row["quality"] for row in kept}) > len(kept) / 2
 
 
+def test_rows_are_held_against_the_benchmarks_questions(study: Path) -> None:
+    """Every benchmark's questions are read as lm-eval has them, and a row that repeats one would be dropped."""
+    from configs.settings import FilterSettings, load_settings
+    from storage.workspace import Workspace
+    from tasks.filter.contamination import Contaminated
+    from tasks.filter.work import benchmark_questions
+
+    assert "contaminated" in {step["rule"] for step in read(study / "data/filtered/stats.json")["waterfall"]}
+    settings = load_settings("demo", {})
+    questions = benchmark_questions(settings, Workspace(study))
+    assert {question.benchmark for question in questions} == set(settings.evaluation.benchmarks)
+    rule = Contaminated(FilterSettings(), questions)
+    asked = rows(study / "models/world/benchmarks/arc_easy.jsonl")[0]["question"]
+    evidence = rule.judge({"instruction": f"Answer me. {asked}", "output": "Blue."})
+    assert evidence is not None and evidence["benchmark"] == "arc_easy"
+
+
 @pytest.mark.parametrize(
     ("folder", "fields", "sizes"),
     [
