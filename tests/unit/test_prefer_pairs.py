@@ -117,7 +117,7 @@ def test_equal_best_scores_are_settled_by_model_name() -> None:
 @given(
     st.lists(
         st.tuples(
-            st.lists(st.one_of(st.none(), st.floats(), st.sampled_from([0.0, 1.0])), min_size=3, max_size=3),
+            st.lists(st.one_of(st.none(), st.floats(width=32), st.sampled_from([0.0, 1.0])), min_size=3, max_size=3),
             st.lists(st.sampled_from(["", "one", "two words"]), min_size=3, max_size=3),
             st.lists(st.sampled_from([STOP, CUT]), min_size=3, max_size=3),
         ),
