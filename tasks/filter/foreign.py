@@ -14,8 +14,9 @@ from configs.settings import FilterSettings
 from storage.files import folder_aside, jsonl, write_json, write_jsonl
 from tasks.filter.judge import Verdicts, verdicts_of
 from tasks.filter.parts import BYTE_ORDER_MARK, PartJudge
+from tasks.filter.quality import PARTS
 from tasks.filter.rules import row_rules
-from tasks.filter.run import Judgement, conclude
+from tasks.filter.run import Judgement, conclude, with_names
 from tasks.process import ModelPool
 
 PART_BYTES = 8 * 2**20
@@ -118,7 +119,8 @@ def _numbered(parts: Iterable[dict[str, Any]], ids: list[str], malformed: list[d
 
 
 def _write_rows(source: Path, folder: Path, judgement: Judgement, ids: Sequence[str]) -> None:
-    place = 0
+    kept_rows = zip(judgement.kept.tolist(), judgement.scores.tolist(), strict=True)
+    next_kept, scores = next(kept_rows, (-1, []))
     with (
         source.open("rb") as lines,
         (folder / "kept.jsonl").open("wb") as kept,
@@ -128,12 +130,15 @@ def _write_rows(source: Path, folder: Path, judgement: Judgement, ids: Sequence[
             if drop := judgement.dropped.get(number):
                 record = {"line": number + 1, "id": ids[number], "rule": drop.rule, "evidence": drop.evidence}
                 dropped.write(jsonl([record]).encode())
-            elif place < len(judgement.kept) and judgement.kept[place] == number:
-                kept.write(_with_quality(line.removeprefix(BYTE_ORDER_MARK), judgement.quality(place)))
-                place += 1
+            elif number == next_kept:
+                kept.write(_with_quality(line.removeprefix(BYTE_ORDER_MARK), scores))
+                next_kept, scores = next(kept_rows, (-1, []))
 
 
-def _with_quality(line: bytes, quality: dict[str, Any]) -> bytes:
+_QUALITY = b', "quality": %r, "quality_parts": {' + ", ".join(f'"{part}": %r' for part in PARTS).encode() + b"}}\n"
+
+
+def _with_quality(line: bytes, scores: Sequence[float]) -> bytes:
     if b'"quality' in line:
-        return jsonl([json.loads(line) | quality]).encode()
-    return line.rstrip()[:-1] + b", " + jsonl([quality])[1:].encode()  # the user's own bytes, and a tenth of the time
+        return jsonl([json.loads(line) | with_names(scores)]).encode()
+    return line.rstrip()[:-1] + _QUALITY % tuple(scores)  # the user's own bytes, and a tenth of the time

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain, islice
 from typing import Any, NamedTuple, TypedDict
+
+import numpy as np
 
 from configs.settings import QualityWeights
 from tasks.filter.quality import quality
 from tasks.filter.rule import Evidence, Row, Rule
-from tasks.filter.text import words
+from tasks.filter.tokens import WORDS, forget_when_full, word_numbers
 
 
 class Kept(NamedTuple):
@@ -45,7 +48,8 @@ def judge_batch(rows: Iterable[tuple[int, Row]], rules: Sequence[Rule], weights:
         rules: what `row_rules` gives.
         weights: of the quality score's parts.
     """
-    kept, dropped, places = [], [], dict[str, int]()
+    forget_when_full()
+    kept, dropped, contents = list[tuple[int, list[float]]](), [], list[list[int]]()
     for number, row in rows:
         for rule in rules:
             evidence = rule.judge(row)
@@ -54,9 +58,15 @@ def judge_batch(rows: Iterable[tuple[int, Row]], rules: Sequence[Rule], weights:
                 break
         else:
             score, parts = quality(row, weights)
-            content = [places.setdefault(word, len(places)) for word in sorted(set(words(row["instruction"])))]
-            kept.append(Kept(number, [score, *parts.values()], content))
-    return {"kept": kept, "dropped": dropped, "vocabulary": list(places)}
+            kept.append((number, [score, *parts.values()]))
+            contents.append(list(set(word_numbers(row["instruction"]).tolist())))
+    used, places = np.unique(np.fromiter(chain.from_iterable(contents), np.int32), return_inverse=True)
+    place = iter(places.tolist())
+    return {
+        "kept": [Kept(*row, list(islice(place, len(content)))) for row, content in zip(kept, contents, strict=True)],
+        "dropped": dropped,
+        "vocabulary": [WORDS.strings[word] for word in used],
+    }
 
 
 def verdicts_of(result: dict[str, Any]) -> Verdicts:

@@ -66,7 +66,8 @@ def _parse(line: bytes) -> dict[str, Any]:
             raise ValueError(f"no {field!r}")
         if not isinstance(row[field], str):
             raise ValueError(f"{field!r} is a {type(row[field]).__name__} instead of a text")
-    jsonl([row]).encode()  # half a surrogate pair is a text that no file can hold
+    if b"\\u" in line:
+        jsonl([row]).encode()  # half a surrogate pair is a text that no file can hold
     return row
 
 

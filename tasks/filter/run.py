@@ -62,10 +62,11 @@ class Judgement:
     """Quality and its parts of each kept row, shape (kept, 1 + parts)."""
     waterfall: list[Step]
 
-    def quality(self, place: int) -> dict[str, Any]:
-        """Quality and parts of the row `kept[place]`, as the files hold them."""
-        score, *parts = self.scores[place].tolist()
-        return {"quality": score, "quality_parts": dict(zip(PARTS, parts, strict=True))}
+
+def with_names(scores: Sequence[float]) -> dict[str, Any]:
+    """Quality and its parts, as the files hold them."""
+    score, *parts = scores
+    return {"quality": score, "quality_parts": dict(zip(PARTS, parts, strict=True))}
 
 
 def filter_rows(
@@ -100,10 +101,10 @@ def filter_rows(
             "domain": row["domain"],
             "instruction": row["instruction"],
             "output": row["output"],
-            **judgement.quality(place),
+            **with_names(scores),
             "split": splits.by_id[row["id"]],
         }
-        for place, row in enumerate(survivors)
+        for row, scores in zip(survivors, judgement.scores.tolist(), strict=True)
     ]
     stats = {
         "raw": len(rows),

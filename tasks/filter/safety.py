@@ -11,8 +11,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+import numpy as np
+
 from tasks.filter.rule import FIELDS, SHOWN_CHARACTERS, Evidence, Row, Rule
-from tasks.filter.text import words
+from tasks.filter.tokens import WORDS, Column, word_numbers
 
 _ASKS = (
     r"\b(?:how\s+(?:to|do|can|could|should|would|might|i|you|we|one)|ways?\s+to|ways?\s+of|steps?\s+(?:to|for)|"
@@ -122,7 +124,14 @@ HAZARDS = (
         r"\b" + _GROUP + r"\s+(?:should|must|deserve\s+to|need\s+to)\s+(?:all\s+)?(?:be\s+)?(?:exterminated?|gassed)\b",
     ),
 )
-_ALL_WORDS = frozenset().union(*(hazard.words for hazard in HAZARDS))
+
+
+def _hazards_of(word: str) -> int:
+    """The hazards, one a bit, that a word can be of."""
+    return sum((word in hazard.words) << place for place, hazard in enumerate(HAZARDS))
+
+
+_HAZARDS_OF = Column(WORDS, _hazards_of, np.int32)
 
 
 class Unsafe(Rule):
@@ -133,11 +142,9 @@ class Unsafe(Rule):
     def judge(self, row: Row) -> Evidence | None:
         """Name the field, the hazard and the words that show it."""
         for field in FIELDS:
-            if _ALL_WORDS.isdisjoint(words(row[field])):
-                continue
-            present = set(words(row[field]))
-            for hazard in HAZARDS:
-                if field not in hazard.fields or hazard.words.isdisjoint(present):
+            possible = _HAZARDS_OF.union(word_numbers(row[field]))
+            for place, hazard in enumerate(HAZARDS if possible else ()):
+                if not possible >> place & 1 or field not in hazard.fields:
                     continue
                 if match := hazard.pattern.search(row[field]):
                     return {"field": field, "hazard": hazard.name, "text": match[0][:SHOWN_CHARACTERS]}

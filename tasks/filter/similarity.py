@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import combinations
+from itertools import chain, combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -85,7 +85,7 @@ class WordSetsBuilder:
         numbers = self._numbers
         ours = np.fromiter((numbers.setdefault(word, len(numbers)) for word in vocabulary), np.int32, len(vocabulary))
         self._sizes.append(np.fromiter(map(len, sets), np.int32, len(sets)))
-        self._words.append(ours[np.fromiter((place for one in sets for place in one), np.int32)])
+        self._words.append(ours[np.fromiter(chain.from_iterable(sets), np.int32)])
 
     def build(self) -> WordSets:
         """All sets so far; the builder is spent."""

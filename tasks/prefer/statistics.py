@@ -10,7 +10,6 @@ from statistics import NormalDist, fmean, pstdev, stdev
 from typing import Any
 
 from configs.settings import QualityWeights
-from tasks.filter.quality import quality
 
 Row = Mapping[str, Any]
 
@@ -64,6 +63,8 @@ def quality_agreement(responses: Sequence[Row], weights: QualityWeights) -> dict
         responses: `id` of the instruction, `instruction`, `output`, `score`.
         weights: the parts' weights.
     """
+    from tasks.filter.quality import quality  # compiled code that the statistics of pairs do not need
+
     judged = [
         (row["id"], row["score"], *quality(row, weights))
         for row in responses
