@@ -6,11 +6,15 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from tests.tiny import build_tiny_model
+
+settings.register_profile("no deadline", deadline=None)  # the first call of compiled code compiles it
+settings.load_profile("no deadline")
 
 
 @pytest.fixture(scope="session")

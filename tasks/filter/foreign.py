@@ -123,7 +123,7 @@ def _write_rows(source: Path, folder: Path, judgement: Judgement, ids: Sequence[
     next_kept, scores = next(kept_rows, (-1, []))
     with (
         source.open("rb") as lines,
-        (folder / "kept.jsonl").open("wb") as kept,
+        (folder / "kept.jsonl").open("wb", 2**20) as kept,
         (folder / "dropped.jsonl").open("wb") as dropped,
     ):
         for number, line in enumerate(lines):

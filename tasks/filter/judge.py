@@ -10,8 +10,8 @@ import numpy as np
 
 from configs.settings import QualityWeights
 from tasks.filter.quality import quality
-from tasks.filter.rule import Evidence, Row, Rule
-from tasks.filter.tokens import WORDS, forget_when_full, word_numbers
+from tasks.filter.rule import FIELDS, Evidence, Row, Rule
+from tasks.filter.tokens import TEXTS_TOGETHER, WORDS, forget_when_full, word_numbers
 
 
 class Kept(NamedTuple):
@@ -50,16 +50,21 @@ def judge_batch(rows: Iterable[tuple[int, Row]], rules: Sequence[Rule], weights:
     """
     forget_when_full()
     kept, dropped, contents = list[tuple[int, list[float]]](), [], list[list[int]]()
-    for number, row in rows:
-        for rule in rules:
-            evidence = rule.judge(row)
-            if evidence is not None:
-                dropped.append(Dropped(number, rule.name, evidence))
-                break
-        else:
-            score, parts = quality(row, weights)
-            kept.append((number, [score, *parts.values()]))
-            contents.append(list(set(word_numbers(row["instruction"]).tolist())))
+    rows = iter(rows)
+    while together := list(islice(rows, TEXTS_TOGETHER // len(FIELDS))):
+        for _, row in together:
+            for field in FIELDS:
+                word_numbers(row[field] or "")  # which are remembered
+        for number, row in together:
+            for rule in rules:
+                evidence = rule.judge(row)
+                if evidence is not None:
+                    dropped.append(Dropped(number, rule.name, evidence))
+                    break
+            else:
+                score, parts = quality(row, weights)
+                kept.append((number, [score, *parts.values()]))
+                contents.append(list(set(word_numbers(row["instruction"]).tolist())))
     used, places = np.unique(np.fromiter(chain.from_iterable(contents), np.int32), return_inverse=True)
     place = iter(places.tolist())
     return {

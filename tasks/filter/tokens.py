@@ -14,10 +14,11 @@ import numpy as np
 from numba import njit
 from numpy.typing import DTypeLike, NDArray
 
-from tasks.filter.text import LAST_TEXTS, words
+from tasks.filter.text import words
 
 Ints = NDArray[np.int32]
 
+TEXTS_TOGETHER = 512  # looked up one after the other, while the vocabulary is in the processor's cache
 MOST_TOKENS = 2**18  # some 100 MB with all that is known of them
 
 
@@ -64,10 +65,6 @@ class Column:
                 self._values[number] = self._function(strings[number])
             self._filled = len(strings)
         return self._values
-
-    def of(self, numbers: Ints) -> NDArray[Any]:
-        """Values of some strings, by their numbers."""
-        return self.values().take(numbers, axis=0)
 
     def union(self, numbers: Ints) -> int:
         """All bits that the values of some strings have, by their numbers."""
@@ -116,7 +113,7 @@ class TokenVocabulary(Vocabulary):
         self._bytes = _with_room(self._bytes, end)
         self._bytes[start:end] = np.frombuffer(coded, np.uint8)
         if 2 * len(self) > len(self._slots):
-            self._slots = np.full((4 * len(self._slots), 2), -1, np.int64)
+            self._slots = np.full((2 * len(self._slots), 2), -1, np.int64)
             _place(self._slots, 0, number + 1, self._starts, self._bytes)
         else:
             _place(self._slots, number, number + 1, self._starts, self._bytes)
@@ -144,6 +141,14 @@ def _hash(text: Any, start: int, end: int) -> Any:
     for place in range(start, end):
         value = (value ^ np.uint64(text[place])) * _PRIME
     return np.int64(value ^ (value >> np.uint64(32)))
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _stands_at(token: Any, text: Any, start: int) -> bool:
+    for place in range(len(token)):  # noqa: SIM110 - numba compiles no generator
+        if text[start + place] != token[place]:
+            return False
+    return True
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
@@ -180,7 +185,11 @@ def _find(text: Any, slots: Any, starts: Any, known: Any) -> Any:
     unknown = 0
     for place in range(count):
         number, start, end = numbers[place], spans[0, place], spans[1, place]
-        if number < 0 or not np.array_equal(known[starts[number] : starts[number + 1]], text[start:end]):
+        if (
+            number < 0
+            or starts[number + 1] - starts[number] != end - start
+            or not _stands_at(text[start:end], known, starts[number])
+        ):
             new[unknown] = place
             unknown += 1
     return numbers, spans, new[:unknown]
@@ -213,13 +222,13 @@ def _joined(parts: Any, numbers: Any) -> Any:
     return joined[:size].copy(), True
 
 
-@lru_cache(LAST_TEXTS)
+@lru_cache(4 * TEXTS_TOGETHER)
 def tokens(text: str) -> Ints:
     """Numbers in `TOKENS` of the words as the requirements count them: separated by white space."""
     return TOKENS.split(text)
 
 
-@lru_cache(LAST_TEXTS)
+@lru_cache(4 * TEXTS_TOGETHER)
 def word_numbers(text: str) -> Ints:
     """Numbers in `WORDS` of the words that texts are compared by."""
     numbers = tokens(text)
