@@ -25,7 +25,7 @@ from tasks.filter.lexicon import (
     STOP_WORDS,
 )
 from tasks.filter.text import FENCED_CODE, INLINE_CODE, QUOTATION, blank, words
-from tasks.filter.tokens import TOKENS, WORDS, Column, Ints, Vocabulary, tokens, word_numbers
+from tasks.filter.tokens import TOKENS, WORDS, Column, Ints, tokens, word_numbers
 
 PARTS = ("completeness", "clarity", "variety", "relevance", "cleanliness")
 DIGITS = 6  # of a stored score; files are compared byte by byte
@@ -329,8 +329,7 @@ def _topical(word: str) -> int:
     return 1 if word in REQUEST_VERBS else 2
 
 
-_STEMS = Vocabulary()
-_STEM = Column(WORDS, lambda word: _STEMS[_stem(word)], np.int32)
+_STEM = Column(WORDS, lambda word: WORDS[_stem(word)], np.int32)
 _TOPICAL = Column(WORDS, _topical, np.int8)
 
 

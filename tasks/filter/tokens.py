@@ -55,15 +55,16 @@ class Column:
         self._values, self._filled, self._forgotten = np.zeros(1, dtype), 0, 0
 
     def values(self) -> NDArray[Any]:
-        """The column, at least as long as the vocabulary."""
+        """The column, at least as long as the vocabulary was when asked."""
         strings = self._vocabulary.strings
+        known = len(strings)
         if self._forgotten != self._vocabulary.forgotten:
             self._filled, self._forgotten = 0, self._vocabulary.forgotten
-        if self._filled < len(strings):
-            self._values = _with_room(self._values, len(strings))
-            for number in range(self._filled, len(strings)):
+        if self._filled < known:
+            self._values = _with_room(self._values, known)
+            for number in range(self._filled, known):
                 self._values[number] = self._function(strings[number])
-            self._filled = len(strings)
+            self._filled = known
         return self._values
 
     def union(self, numbers: Ints) -> int:

@@ -4,10 +4,11 @@
     python -m tests.benchmarks.filtering rows --rows 1000000 --kind families # many near-misses
     python -m tests.benchmarks.filtering peers --rows 100000                 # datasketch, datatrove, on the same rows
 
-Needs `pip install wordfreq psutil`; `peers` also datasketch, datatrove, nltk and spacy, and leaves out what is not
-installed. Rows are made from the seed: Zipf words (exponent 1) of the 50,000 commonest of English, instructions of 60
-words, outputs of 250; `plain`: 30% of the instructions are near-duplicates of an earlier one, at Jaccard 0.7 to 0.95;
-`families`: templates of 45 fixed and 15 free words, 200 rows each, so that most pairs of a family are near-misses.
+Needs `pip install wordfreq psutil`; `peers` also datasketch, datatrove (0.10 fails with xxhash 4), nltk and spacy, and
+leaves out what is not installed. Rows are made from the seed: Zipf words (exponent 1) of the 50,000 commonest of
+English, instructions of 60 words, outputs of 250; `plain`: 30% of the instructions are near-duplicates of an earlier
+one, at Jaccard 0.7 to 0.95; `families`: templates of 45 fixed and 15 free words, 200 rows each, so that most pairs of
+a family are near-misses.
 """
 
 from __future__ import annotations
