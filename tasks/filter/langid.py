@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from tasks.filter.compiled import compiled
 
 Floats = NDArray[np.float32]
 
@@ -109,7 +110,7 @@ class _Reader:
         return matrix
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _add_ngrams(total: Any, word: Any, rows: Any, vectors: Any, shortest: int, longest: int) -> int:
     """Add the vectors of a word's n-grams of characters to a total; gives how many have one.
 
@@ -145,7 +146,7 @@ def _huffman_tree(counts: list[int]) -> NDArray[np.int32]:
     return children
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _likeliest(hidden: Any, decisions: Any, children: Any) -> Any:
     """The likeliest leaf, its probability and the next one's.
 

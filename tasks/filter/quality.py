@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from configs.settings import QualityWeights
+from tasks.filter.compiled import compiled
 from tasks.filter.lexicon import (
     ABBREVIATIONS,
     IMPOSSIBLE_AFTER,
@@ -162,7 +162,7 @@ def relevance(instruction: str, output: str) -> float:
     return math.sqrt(share) if share >= 0 else 0.5
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _share_taken_up(asked: Any, said: Any, topical: Any, stem: Any) -> float:
     """Share of the distinct stems of the most topical words asked that are said; -1 if no word is topical."""
     most = 1
@@ -235,7 +235,7 @@ def _standing(token: str) -> int:
 _STANDING = Column(TOKENS, _standing, np.int32)
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _misplaced(numbers: Any, starts_line: Any, standing: Any) -> tuple[int, int]:
     """Places where a word can be wrong, and at how many it is."""
     places = wrong = 0
@@ -284,7 +284,7 @@ def _moving_type_token_ratio(said: Ints, window: int) -> float:
     return float((windows * window - _repeats(said, window)) / (windows * window))
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _repeats(said: Any, window: int) -> int:
     """Tokens that stood before in a window, summed over all windows."""
     windows = len(said) - window + 1
@@ -307,7 +307,7 @@ def _distinct_triples(said: Ints) -> float:
     return float((1 + np.count_nonzero(triples[1:] != triples[:-1])) / len(triples))
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _triples(said: Any) -> Any:
     triples = np.empty(len(said) - 2, np.int64)
     for place in range(len(triples)):

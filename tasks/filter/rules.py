@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from configs.settings import FilterSettings
+from tasks.filter.compiled import compiled
 from tasks.filter.contamination import Contaminated, Question
 from tasks.filter.langid import DIMENSION, language_model
 from tasks.filter.lexicon import ENGLISH_FOLLOWERS, OPENERS_ELSEWHERE, QUESTION_WORDS, REQUEST_VERBS
@@ -270,7 +270,7 @@ class Repetition(Rule):
 _LENGTH = Column(WORDS, len, np.int32)
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _any_at_least(lengths: Any, passage: Any, least: int) -> bool:
     for word in passage:  # noqa: SIM110 - numba compiles no generator
         if lengths[word] >= least:
@@ -278,7 +278,7 @@ def _any_at_least(lengths: Any, passage: Any, least: int) -> bool:
     return False
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _longest_run(characters: Any) -> int:
     """How often one character stands in a row, blanks and control characters not counted."""
     longest = run = 0
@@ -291,7 +291,7 @@ def _longest_run(characters: Any) -> int:
     return longest
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _has_repeats(passage: Any, times: int) -> bool:
     """Whether a unit of any length stands `times` times in a row: `repeated_unit` without a condition on the unit."""
     size = len(passage)
@@ -500,7 +500,7 @@ def _spoken(token: str) -> list[float]:
 _SPOKEN = Column(TOKENS, _spoken, (np.float32, VECTOR + DIMENSION))
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _summed(rows: Any, numbers: Any) -> Any:
     total = np.zeros(rows.shape[1], np.float32)
     for number in numbers:

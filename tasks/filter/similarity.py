@@ -15,9 +15,9 @@ from itertools import chain, combinations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from tasks.filter.compiled import compiled
 from tasks.filter.text import words
 
 Ints = NDArray[np.int32]
@@ -133,18 +133,18 @@ def links(sets: WordSets, threshold: Fraction) -> list[tuple[int, Match]]:
     return sorted(found)
 
 
-@njit(cache=True)
+@compiled
 def _sort_each(starts: Longs, ranks: Ints) -> None:
     for number in range(len(starts) - 1):
         ranks[starts[number] : starts[number + 1]].sort()
 
 
-@njit(cache=True)
+@compiled
 def _prefix(size: int, p: int, q: int) -> int:
     return 0 if size == 0 else size + (-size * p // q) + 1
 
 
-@njit(cache=True)
+@compiled
 def _ones(bits: np.uint64) -> int:
     count = 0
     while bits:
@@ -153,7 +153,7 @@ def _ones(bits: np.uint64) -> int:
     return count
 
 
-@njit(cache=True)
+@compiled
 def _signature(words: Ints) -> np.uint64:
     """A bit of 64 for each word, by Fibonacci hashing (Knuth, volume 3, 6.4)."""
     signature = np.uint64(0)
@@ -162,7 +162,7 @@ def _signature(words: Ints) -> np.uint64:
     return signature
 
 
-@njit(cache=True)
+@compiled
 def _shared(a: int, a_end: int, b: int, b_end: int, ranks: Ints, least: int) -> int:
     """Size of the intersection of two ascending runs of words, or -1 once it cannot come to `least`."""
     shared = 0
@@ -180,7 +180,7 @@ def _shared(a: int, a_end: int, b: int, b_end: int, ranks: Ints, least: int) -> 
     return shared if shared >= least else -1
 
 
-@njit(cache=True)
+@compiled
 def _join(starts: Longs, ranks: Ints, vocabulary: int, walk: Longs, p: int, q: int, every: bool) -> Longs:
     """Match each set of the walk, none of them empty, with the sets added before it.
 

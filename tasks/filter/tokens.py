@@ -11,9 +11,9 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import DTypeLike, NDArray
 
+from tasks.filter.compiled import compiled
 from tasks.filter.text import words
 
 Ints = NDArray[np.int32]
@@ -72,7 +72,7 @@ class Column:
         return int(_union(self.values(), numbers))
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _union(values: Any, numbers: Any) -> int:
     bits = 0
     for number in numbers:
@@ -136,7 +136,7 @@ def _with_room(values: NDArray[Any], size: int) -> NDArray[Any]:
 _OFFSET, _PRIME = np.uint64(14695981039346656037), np.uint64(1099511628211)  # of FNV-1a with 64 bits
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _hash(text: Any, start: int, end: int) -> Any:
     value = _OFFSET
     for place in range(start, end):
@@ -144,7 +144,7 @@ def _hash(text: Any, start: int, end: int) -> Any:
     return np.int64(value ^ (value >> np.uint64(32)))
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _stands_at(token: Any, text: Any, start: int) -> bool:
     for place in range(len(token)):  # noqa: SIM110 - numba compiles no generator
         if text[start + place] != token[place]:
@@ -152,7 +152,7 @@ def _stands_at(token: Any, text: Any, start: int) -> bool:
     return True
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _place(slots: Any, first: int, end: int, starts: Any, known: Any) -> None:
     """Put tokens into the first free slot from where their hash points on."""
     last = len(slots) - 1
@@ -164,7 +164,7 @@ def _place(slots: Any, first: int, end: int, starts: Any, known: Any) -> None:
         slots[slot, 0], slots[slot, 1] = value, number
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _find(text: Any, slots: Any, starts: Any, known: Any) -> Any:
     """Tokens of a text: their numbers, where they start and end, and the places of those that are not known."""
     most = len(text) // 2 + 1
@@ -208,7 +208,7 @@ def _words_of(token: str) -> list[int]:
 _WORDS_OF = Column(TOKENS, _words_of, (np.int32, 1 + _MOST_WORDS))
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _joined(parts: Any, numbers: Any) -> Any:
     """The words of tokens one after the other, and whether there is room for all."""
     joined = np.empty(_MOST_WORDS * len(numbers), np.int32)

