@@ -168,16 +168,13 @@ def _share_taken_up(asked: Any, said: Any, topical: Any, stem: Any) -> float:
     most = 1
     for word in asked:
         most = max(most, topical[word])
-    wanted, heard = np.empty(len(asked), np.int32), np.empty(len(said), np.int32)
-    distinct = taken_up = 0
-    for place in range(len(said)):
-        heard[place] = stem[said[place]]
-    for word in asked:
-        if topical[word] == most and stem[word] not in wanted[:distinct]:
-            wanted[distinct] = stem[word]
-            distinct += 1
-            taken_up += stem[word] in heard
-    return taken_up / distinct if distinct else -1.0
+    wanted = np.unique(np.array([stem[word] for word in asked if topical[word] == most], np.int32))
+    heard = np.unique(stem[said])
+    taken_up = 0
+    for one in wanted:
+        place = np.searchsorted(heard, one)
+        taken_up += place < len(heard) and heard[place] == one
+    return taken_up / len(wanted) if len(wanted) else -1.0
 
 
 def cleanliness(output: str) -> float:

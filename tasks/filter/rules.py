@@ -280,11 +280,11 @@ def _any_at_least(lengths: Any, passage: Any, least: int) -> bool:
 
 @compiled
 def _longest_run(characters: Any) -> int:
-    """How often one character stands in a row, blanks and control characters not counted."""
+    """How often one character stands in a row, blanks not counted."""
     longest = run = 0
     last = 0
     for character in characters:
-        if character > ord(" "):
+        if not (character == 32 or 9 <= character <= 13 or 28 <= character <= 31):
             run = run + 1 if character == last else 1
             last = character
             longest = max(longest, run)

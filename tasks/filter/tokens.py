@@ -19,7 +19,7 @@ from tasks.filter.text import words
 Ints = NDArray[np.int32]
 
 TEXTS_TOGETHER = 512  # looked up one after the other, while the vocabulary is in the processor's cache
-MOST_TOKENS = 2**18  # some 100 MB with all that is known of them
+MOST_TOKENS = 2**18  # some 150 MB with all that is known of them
 
 
 class Vocabulary(dict[str, int]):
@@ -239,8 +239,8 @@ def word_numbers(text: str) -> Ints:
 
 def forget_when_full() -> None:
     """Bound the memory; between batches only, since the numbers of a batch are compared with one another."""
+    tokens.cache_clear()
+    word_numbers.cache_clear()
     if len(TOKENS) > MOST_TOKENS or len(WORDS) > MOST_TOKENS:
         for vocabulary in (TOKENS, WORDS):
             vocabulary.forget()
-        tokens.cache_clear()
-        word_numbers.cache_clear()

@@ -25,6 +25,7 @@ def write(path: Path, *lines: Any) -> Path:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
+        (b'{"instruction": "a", "output": "b", "quality": 1, "score": 1e999}', "not JSON compliant"),
         (b'{"instruction": "a"', "not JSON"),
         (b"not json at all", "not JSON"),
         (b"[1, 2]", "a list instead of an object"),
