@@ -64,6 +64,7 @@ class HardwareSettings(Section):
     engine: Literal["hf", "vllm"] = Field(description="generation engine: hf (CPU, T4) or vllm (A100 and up)")
     workers: Positive = Field(1, description="child processes that compute at once, each with a model [processes]")
     threads: Positive = Field(2, description="CPU threads of each child process [threads]")
+    gpus: Positive | None = Field(None, description="GPUs that share one training; none takes all there are [GPUs]")
     rows_at_once: Positive | None = Field(
         None, description="rows one model decodes at once; none: vLLM's own number, the batch (CPU), 32 (hf on a GPU)"
     )
@@ -172,18 +173,22 @@ class TrainingSettings(Section):
 
     epochs: Rate = Field(description="passes over the training rows [epochs]")
     batch_size: Positive = Field(description="rows an optimizer step sees [rows]")
-    micro_batch: Positive = Field(description="rows in memory at once; batch_size must be a multiple [rows]")
+    micro_batch: Positive | None = Field(
+        None, description="rows in memory at once; batch_size must be a multiple; none takes as many as fit [rows]"
+    )
     learning_rate: Rate = Field(description="peak learning rate of AdamW")
     warmup_share: Fraction = Field(0.03, description="share of the steps with a rising learning rate")
     schedule: Literal["linear", "cosine"] = Field("cosine", description="fall of the learning rate to 0 after warm-up")
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="decoupled weight decay of AdamW")
     max_grad_norm: Rate = Field(1.0, description="gradients are clipped to this norm")
     max_length: Positive = Field(description="longest row, prompt and answer [tokens]")
-    gradient_checkpointing: bool = Field(description="recompute activations instead of storing them")
+    gradient_checkpointing: bool | None = Field(
+        None, description="recompute activations instead of storing them; none where they do not fit"
+    )
 
     @model_validator(mode="after")
     def _micro_batch_divides(self) -> TrainingSettings:
-        if self.batch_size % self.micro_batch:
+        if self.micro_batch and self.batch_size % self.micro_batch:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of micro_batch {self.micro_batch}")
         return self
 
@@ -216,6 +221,9 @@ class TuningSettings(Section):
     sft: LoraSettings
     prompt_tuning: PromptTuningSettings
     dpo: DpoSettings
+    fused_kernels: bool | None = Field(
+        None, description="Liger's kernels; none takes them where they are installed and the GPU has bf16"
+    )
     checkpoint_steps: Positive = Field(description="steps between checkpoints [steps]")
     checkpoints_kept: Annotated[int, Field(ge=2)] = Field(2, description="checkpoints kept; 2 survive a torn one")
 

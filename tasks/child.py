@@ -15,11 +15,18 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, BinaryIO
 
+from tasks.process import FIRST_CALL
+
 PROGRESS_SECONDS = 1.0
 
 
 def main() -> None:
     """Build what the first line asks for, then answer calls until end-of-file."""
+    if int(os.environ.get("RANK", "0")):
+        os.dup2(2, 1)  # the replies are the first process's
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+        _build([], **json.loads(os.environ[FIRST_CALL]))
+        return
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not end up between two replies
     calls: queue.Queue[dict[str, Any]] = queue.Queue()
@@ -82,7 +89,15 @@ class _Warnings(logging.Handler):
 def _read(source: BinaryIO, calls: queue.Queue[dict[str, Any]]) -> None:
     for line in source:
         calls.put(json.loads(line))
-    os._exit(0)  # the parent is gone or done: stop at once, whatever is under way, so that nobody writes twice
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1  # else the launcher must see a failure, and end the others
+    # the parent is gone or done: stop at once, whatever is under way, so that nobody writes twice
+    os._exit(0 if alone else 1)
+
+
+def _end_with(launcher: int) -> None:
+    while os.getppid() == launcher:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _build(built: list[Any], target: str, arguments: dict[str, Any]) -> Any:

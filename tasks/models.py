@@ -76,7 +76,8 @@ def load_arguments(precision: str) -> dict[str, Any]:
     import torch
 
     cuda = torch.cuda.is_available()
-    arguments: dict[str, Any] = {"device_map": {"": 0} if cuda else {"": "cpu"}, "attn_implementation": "sdpa"}
+    device = torch.cuda.current_device() if cuda else "cpu"
+    arguments: dict[str, Any] = {"device_map": {"": device}, "attn_implementation": "sdpa"}
     if precision == "nf4":
         from transformers import BitsAndBytesConfig
 
@@ -90,6 +91,18 @@ def load_arguments(precision: str) -> dict[str, Any]:
         )
         return arguments | {"dtype": compute}
     return arguments | {"dtype": {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]}
+
+
+def odd_attention(config: Any) -> str | None:
+    """What a model's attention has beyond looking back at everything, such as a sliding window; None for nothing."""
+    text = config.get_text_config()
+    for odd in ("attn_logit_softcapping", "sliding_window", "layer_types"):
+        value = getattr(text, odd, None)
+        if odd == "sliding_window" and not getattr(text, "use_sliding_window", True):
+            continue
+        if value and set(value if odd == "layer_types" else [odd]) != {"full_attention"}:
+            return odd
+    return None
 
 
 def _revision_file(model: ModelSettings, workspace: Workspace) -> Path:

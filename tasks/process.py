@@ -34,6 +34,7 @@ KEEP_FREED_MEMORY = {
     "MALLOC_TOP_PAD_": str(2**26),
 }
 PYTHON = (sys.executable, "-m", "tasks.child")
+FIRST_CALL = "TASKS_FIRST_CALL"
 
 
 class ChildError(RuntimeError):
@@ -56,7 +57,13 @@ class ModelProcess:
     """
 
     def __init__(
-        self, target: str, arguments: dict[str, Any], *, threads: int, launcher: Sequence[str] = PYTHON
+        self,
+        target: str,
+        arguments: dict[str, Any],
+        *,
+        threads: int,
+        launcher: Sequence[str] = PYTHON,
+        processes: int = 1,
     ) -> None:
         """Start the child and send it the construction of `target` ("module:Name").
 
@@ -65,6 +72,7 @@ class ModelProcess:
             arguments: JSON-shaped keyword arguments.
             threads: CPU threads of the child.
             launcher: command that starts `tasks.child`, such as `accelerate launch -m tasks.child`.
+            processes: how many of it the launcher starts; the first answers, the others only do the same.
         """
         if _ending.is_set():
             raise ChildError("the run is ending")
@@ -75,6 +83,7 @@ class ModelProcess:
             "TOKENIZERS_PARALLELISM": "false",
             **KEEP_FREED_MEMORY,
             "PYTHONHASHSEED": "0",
+            **({FIRST_CALL: json.dumps({"target": target, "arguments": arguments})} if processes > 1 else {}),
             "PYTHONPATH": os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]),
         }
         self._process = subprocess.Popen(
@@ -175,7 +184,10 @@ class ModelProcess:
     def _end(self) -> None:
         code = self._process.wait()
         with self._lock:
-            self._dead = ChildError(f"the child process ended with code {code}\n{self._tail()}")
+            tail = self._tail()
+            # one of several processes, whose error nobody could be told
+            failure = ChildOutOfMemoryError if "OutOfMemoryError" in tail else ChildError
+            self._dead = failure(f"the child process ended with code {code}\n{tail}")
             waiting, self._calls = self._calls, {}
         for future in waiting.values():
             future.set_exception(self._dead)
@@ -303,14 +315,14 @@ def end_children() -> None:
 
 
 def run_in_child(
-    target: str, arguments: dict[str, Any], *, threads: int, launcher: Sequence[str] = PYTHON
+    target: str, arguments: dict[str, Any], *, threads: int, launcher: Sequence[str] = PYTHON, processes: int = 1
 ) -> dict[str, Any]:
     """Call a function in a fresh process and return its JSON-shaped result.
 
     Raises:
         ChildError: it failed or died.
     """
-    with ModelProcess(target, arguments, threads=threads, launcher=launcher) as child:
+    with ModelProcess(target, arguments, threads=threads, launcher=launcher, processes=processes) as child:
         result: dict[str, Any] = child.ready.result()
         return result
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import shutil
 import subprocess
@@ -41,6 +42,13 @@ def provenance(settings: Settings) -> dict[str, Any]:
 def hardware() -> dict[str, Any]:
     """Processor and accelerators."""
     return {"processor": _processor(), "system": platform.system(), "accelerators": _accelerators()}
+
+
+def gpus() -> int:
+    """GPUs that a child process may use, told without touching them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    found = len(_accelerators())
+    return found if visible is None else min(found, len([name for name in visible.split(",") if name.strip()]))
 
 
 def _version(package: str) -> str | None:

@@ -14,11 +14,12 @@ from storage.stages import StageKey, StageState, read_manifest, result_digest, s
 from storage.workspace import Workspace
 from tasks.evaluate.results import results_folder
 from tasks.models import model_identity, world_benchmarks_identity
+from tasks.tune.plan import MEMORY_SETTINGS
 
 METHODS = ("sft", "prompt_tuning", "dpo")
 
 # Raise a stage's version when its code gives other results for the same inputs.
-VERSIONS = {"world": 1, "generate": 2, "filter": 3, "prefer": 2, "tune": 1, "evaluate": 1, "report": 2}
+VERSIONS = {"world": 1, "generate": 2, "filter": 3, "prefer": 2, "tune": 2, "evaluate": 1, "report": 2}
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def _benchmarks(settings: Settings, workspace: Workspace) -> str | None:
 
 def _tune_stage(method: str, section: dict[str, Any], settings: Settings, workspace: Workspace) -> Stage:
     data = workspace.preference if method == "dpo" else workspace.filtered
-    own = {key: value for key, value in section.items() if key != "micro_batch"}
+    own = {key: value for key, value in section.items() if key not in MEMORY_SETTINGS}
 
     def inputs() -> dict[str, str | None]:
         read = {

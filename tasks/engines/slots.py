@@ -15,6 +15,7 @@ from tasks.engines.hf import draw, left_padded, row_noise, synchronize
 from tasks.engines.open_calls import OpenCalls, Row
 from tasks.engines.protocol import Completion, Request, Sampling, Work
 from tasks.engines.rows_at_once import RowsAtOnce, is_out_of_memory
+from tasks.models import odd_attention
 
 log = logging.getLogger(__name__)
 
@@ -371,12 +372,9 @@ def _use_slot_attention(model: Any) -> None:
     from transformers.masking_utils import sdpa_mask
 
     config = model.config.get_text_config()
-    for odd in ("attn_logit_softcapping", "sliding_window", "layer_types"):
-        value = getattr(config, odd, None)
-        if odd == "sliding_window" and not getattr(config, "use_sliding_window", True):
-            continue
-        if value and set(value if odd == "layer_types" else [odd]) != {"full_attention"}:
-            raise UnsupportedModelError(f"{config.model_type} sets {odd}")
+    odd = odd_attention(model.config)
+    if odd:
+        raise UnsupportedModelError(f"{config.model_type} sets {odd}")
     AttentionInterface.register(ATTENTION, slot_attention)
     AttentionMaskInterface.register(ATTENTION, sdpa_mask)
     try:

@@ -1,6 +1,6 @@
 """Adapting the base model: LoRA, prompt tuning and DPO, each run in a fresh child process that can be killed.
 
-    run_in_child("tasks.tune.train:train", {"job": job}, threads=1, launcher=ACCELERATE)
+    run_in_child("tasks.tune.train:train", {"job": job}, threads=1, launcher=accelerate_launch(1))
 
 `Job` says what a run reads and where it writes; `tasks.tune.methods.METHODS` says what a method is. This module is
 light: a flow may import it.
@@ -11,13 +11,28 @@ from __future__ import annotations
 import sys
 from typing import Any, TypedDict
 
-# `accelerate.commands.launch` is what `accelerate launch` calls, started three times as fast (2 s against 6 s).
-# The child sets its own threads; precision is the job's.
-ACCELERATE = (
-    *(sys.executable, "-m", "accelerate.commands.launch"),
-    *("--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"),
-    *("--num_cpu_threads_per_process", "1", "-m", "tasks.child"),
-)
+from tasks.tune.plan import Plan
+
+
+def accelerate_launch(processes: int) -> tuple[str, ...]:
+    """The command that starts `tasks.child` once for each GPU, or once."""
+    several = ("--multi_gpu", "--main_process_port", "0") if processes > 1 else ()
+    return (
+        # what `accelerate launch` calls, started three times as fast (2 s against 6 s)
+        *(sys.executable, "-m", "accelerate.commands.launch", *several),
+        *(
+            "--num_processes",
+            str(processes),
+            "--num_machines",
+            "1",
+            "--mixed_precision",
+            "no",
+            "--dynamo_backend",
+            "no",
+        ),
+        # the child sets its own threads; precision is the job's
+        *("--num_cpu_threads_per_process", "1", "-m", "tasks.child"),
+    )
 
 
 class Job(TypedDict):
@@ -29,6 +44,12 @@ class Job(TypedDict):
     """Seed of the adapter's initialisation, the data order and dropout."""
     settings: dict[str, Any]
     """The method's section of `TuningSettings`, dumped."""
+    plan: Plan
+    """How the run fits the memory."""
+    fused_kernels: bool | None
+    """Whether Liger's kernels run; none decides by the GPU."""
+    memory_gb: float | None
+    """Cap on the memory of each GPU [GB]; none takes what there is."""
     checkpoint_steps: int
     """Optimizer steps between checkpoints [steps]."""
     checkpoints_kept: int

@@ -14,9 +14,9 @@ CUDA_METHOD = (
     "NVML memory of the process after training"
 )
 CPU_METHOD = (
-    "allocated: bytes of all resident tensors (weights, buffers, optimizer state) plus the largest sum of live "
-    "allocations that torch.profiler records in one forward and backward pass over the micro-batch with the longest "
-    "row; process: largest resident set of the process; reserved: not defined on a CPU"
+    "allocated: bytes of all resident tensors (weights, buffers, gradient, optimizer state) plus the largest sum of "
+    "live allocations that torch.profiler records in one forward and backward pass over the micro-batch with the "
+    "longest row; process: largest resident set of the process; reserved: not defined on a CPU"
 )
 
 
@@ -41,16 +41,17 @@ def cuda_peaks() -> dict[str, int | None] | None:
     }
 
 
-def cpu_peaks(model: Any, optimizer: Any, step: Callable[[], Any]) -> dict[str, int | None]:
+def cpu_peaks(model: Any, optimizer: Any, gradient: Any, step: Callable[[], Any]) -> dict[str, int | None]:
     """Memory that a training step takes on a CPU [bytes], as `CPU_METHOD` says.
 
     Args:
-        model: the model, without gradients.
+        model: the model.
         optimizer: the optimizer after training.
+        gradient: the tensor that holds the gradient of all trained parameters.
         step: runs one forward and backward pass.
     """
     states = [value for state in optimizer.state.values() for value in state.values()]
-    resident = tensor_bytes([*model.parameters(), *model.buffers(), *states])
+    resident = tensor_bytes([*model.parameters(), *model.buffers(), *states, gradient])
     transient = peak_allocations(step)
     return {
         "allocated": None if transient is None else resident + transient,

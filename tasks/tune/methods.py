@@ -18,6 +18,8 @@ class Method:
     """PEFT's configuration class; None trains on from another method's adapter."""
     arguments: Mapping[str, str] = field(default_factory=dict)
     """The configuration's arguments, by the setting each comes from."""
+    causal: bool = True
+    """Whether each position attends to those before it in the row and to nothing else, so that no mask is needed."""
 
 
 METHODS: Mapping[str, Method] = {

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from tasks.engines.templates import chat_ids, response_prompt_ids
 
+Row = dict[str, list[int]]
+
 IGNORED = -100
 BATCHES_SORTED_TOGETHER = 16
 
@@ -24,7 +26,7 @@ PLAIN_TEMPLATE = (
 class Encoded(NamedTuple):
     """Rows of one split, ready for a trainer."""
 
-    rows: list[dict[str, list[int]]]
+    rows: list[Row]
     counts: dict[str, int]
     """`rows` read, `used`, `dropped` (no room for an answer), `cut` (the answer lost its end), `tokens` used."""
 
@@ -74,7 +76,7 @@ def encode_sft(rows: Iterable[dict[str, str]], tokenizer: Any, max_length: int) 
             continue
         counts["cut"] += len(answer) > room
         encoded.append(labelled(prompt, answer[:room]))
-        counts["tokens"] += len(encoded[-1]["input_ids"])
+        counts["tokens"] += row_tokens(encoded[-1])
     return Encoded(encoded, counts | {"used": len(encoded)})
 
 
@@ -91,13 +93,23 @@ def encode_pairs(rows: Iterable[dict[str, str]], tokenizer: Any, max_length: int
             continue
         counts["cut"] += max(len(chosen), len(rejected)) > room
         encoded.append({"prompt_ids": prompt, "chosen_ids": chosen[:room], "rejected_ids": rejected[:room]})
-        counts["tokens"] += 2 * len(prompt) + len(encoded[-1]["chosen_ids"]) + len(encoded[-1]["rejected_ids"])
+        counts["tokens"] += row_tokens(encoded[-1])
     return Encoded(encoded, counts | {"used": len(encoded)})
 
 
-def labelled(prompt: list[int], answer: list[int]) -> dict[str, list[int]]:
+def labelled(prompt: list[int], answer: list[int]) -> Row:
     """One sequence whose prompt carries no loss."""
     return {"input_ids": prompt + answer, "labels": [IGNORED] * len(prompt) + answer}
+
+
+def as_sequences(pairs: Sequence[Row]) -> list[Row]:
+    """Both sequences of every pair: all chosen, then all rejected."""
+    return [labelled(pair["prompt_ids"], pair[side]) for side in ("chosen_ids", "rejected_ids") for pair in pairs]
+
+
+def padded(values: list[int], filler: int, width: int) -> list[int]:
+    """Values filled up on the right."""
+    return values + [filler] * (width - len(values))
 
 
 def training_order(lengths: Sequence[int], epochs: float, batch_size: int, seed: int) -> list[int]:
@@ -128,11 +140,23 @@ def training_order(lengths: Sequence[int], epochs: float, batch_size: int, seed:
     return order[:wanted]
 
 
-def row_length(row: dict[str, list[int]]) -> int:
+def row_length(row: Row) -> int:
     """Tokens a row's longest sequence takes."""
     if "input_ids" in row:
         return len(row["input_ids"])
     return len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
+
+
+def row_tokens(row: Row) -> int:
+    """Tokens of all sequences of a row: what a training step reads, without padding."""
+    if "input_ids" in row:
+        return len(row["input_ids"])
+    return 2 * len(row["prompt_ids"]) + len(row["chosen_ids"]) + len(row["rejected_ids"])
+
+
+def answer_tokens(row: Row) -> int:
+    """Tokens of an SFT row that carry a loss; the first is never predicted."""
+    return sum(label != IGNORED for label in row["labels"][1:])
 
 
 def _counts() -> dict[str, int]:

@@ -8,9 +8,7 @@ from contextlib import contextmanager
 from statistics import fmean
 from typing import Any
 
-from tasks.tune.rows import IGNORED, labelled
-
-Row = dict[str, list[int]]
+from tasks.tune.rows import IGNORED, Row, padded
 
 
 def answer_log_probs(model: Any, rows: Sequence[Row], *, pad_id: int, batch_tokens: int, autocast: Any) -> list[float]:
@@ -31,9 +29,9 @@ def answer_log_probs(model: Any, rows: Sequence[Row], *, pad_id: int, batch_toke
     for batch in _batches(rows, batch_tokens):
         width = max(len(rows[i]["input_ids"]) for i in batch)
         inputs = {
-            "input_ids": [_pad(rows[i]["input_ids"], pad_id, width) for i in batch],
-            "attention_mask": [_pad([1] * len(rows[i]["input_ids"]), 0, width) for i in batch],
-            "labels": [_pad(rows[i]["labels"], IGNORED, width) for i in batch],
+            "input_ids": [padded(rows[i]["input_ids"], pad_id, width) for i in batch],
+            "attention_mask": [padded([1] * len(rows[i]["input_ids"]), 0, width) for i in batch],
+            "labels": [padded(rows[i]["labels"], IGNORED, width) for i in batch],
         }
         tensors = {name: torch.tensor(value, device=device) for name, value in inputs.items()}
         with torch.no_grad(), autocast():
@@ -43,15 +41,10 @@ def answer_log_probs(model: Any, rows: Sequence[Row], *, pad_id: int, batch_toke
     return scores
 
 
-def answer_loss(log_probs: Sequence[float], rows: Sequence[Row]) -> float | None:
+def mean_loss(log_probs: Sequence[float], rows: Sequence[Row]) -> float | None:
     """Mean negative log-likelihood of all answer tokens [nats a token], or None without rows."""
     tokens = sum(sum(label != IGNORED for label in row["labels"]) for row in rows)
     return -sum(log_probs) / tokens if tokens else None
-
-
-def as_sequences(pairs: Sequence[Row]) -> list[Row]:
-    """Both sequences of every pair: all chosen, then all rejected."""
-    return [labelled(pair["prompt_ids"], pair[side]) for side in ("chosen_ids", "rejected_ids") for pair in pairs]
 
 
 def preference_scores(
@@ -101,10 +94,6 @@ def _batches(rows: Sequence[Row], batch_tokens: int) -> Iterator[list[int]]:
         batch.append(i)
     if batch:
         yield batch
-
-
-def _pad(values: list[int], filler: int, width: int) -> list[int]:
-    return values + [filler] * (width - len(values))
 
 
 def _softplus(x: float) -> float:

@@ -1,35 +1,56 @@
-"""One training run, from a base model to a published adapter; called in a fresh child process."""
+"""One training run, from a base model to a published adapter; called in a fresh child process, one a GPU."""
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from storage.files import fingerprint, folder_aside, read_jsonl, sha256_file
+from tasks.models import odd_attention
 from tasks.tune import Job
 from tasks.tune.curve import convergence, thin
 from tasks.tune.memory import CPU_METHOD, CUDA_METHOD, cpu_peaks
 from tasks.tune.methods import METHODS, count_parameters, peft_config
+from tasks.tune.plan import MEMORY_SETTINGS
 from tasks.tune.publish import WEIGHTS, save_adapter, write_figures
-from tasks.tune.rows import Encoded, chat_tokenizer, encode_pairs, encode_sft, row_length, training_order
-from tasks.tune.score import answer_log_probs, answer_loss, as_sequences, preference_scores, speaking_as
+from tasks.tune.rows import (
+    Encoded,
+    Row,
+    answer_tokens,
+    as_sequences,
+    chat_tokenizer,
+    encode_pairs,
+    encode_sft,
+    row_length,
+    row_tokens,
+    training_order,
+)
+from tasks.tune.score import answer_log_probs, mean_loss, preference_scores, speaking_as
 
 
 def train(job: Job) -> dict[str, Any]:
     """Train one method with one seed, going on from the newest valid checkpoint, and publish the adapter.
 
+    Every process of the launch calls it; the first one publishes.
+
     Returns:
-        `metrics` and `cost`, as written into `job["out"]`.
+        `metrics` and `cost`, as written into `job["out"]`; nothing from the other processes.
 
     Raises:
         TrainingError: a loss is not finite, or DPO does not start at ln 2.
         ValueError: the base model cannot be trained this way, or no row is left to train on.
+        torch.OutOfMemoryError: the plan does not fit; nothing is lost, a smaller one goes on from the checkpoints.
     """
     from tasks.tune.watch import Watch
 
+    _take_device(job["memory_gb"])
     method = METHODS[job["method"]]
     tokenizer = chat_tokenizer(job["base"], job["base_revision"])
     encode = encode_pairs if method.trainer == "dpo" else encode_sft
@@ -41,18 +62,22 @@ def train(job: Job) -> dict[str, Any]:
     }
     if not splits["train"].rows:
         raise ValueError(f"no training row fits into tuning.{job['method']}.max_length = {max_length} tokens")
+    rows = _rows_in_order(job, splits["train"].rows)
     watch = Watch(
         Path(job["checkpoints"]),
         job["checkpoints_kept"],
         job_key(job),
         Path(job["progress"]) if job["progress"] else None,
         first_loss=math.log(2) if method.trainer == "dpo" else None,
+        step_tokens=[sum(map(row_tokens, step)) for step in _steps(job, rows)],
     )
-    with tempfile.TemporaryDirectory(prefix="tune-") as scratch:
-        trainer = _trainer(job, tokenizer, splits["train"].rows, Path(scratch), watch)
+    with _shared_folder() as scratch:
+        trainer = _trainer(job, tokenizer, rows, scratch, watch)
         trainable, total = count_parameters(trainer.model)
-        _run(trainer, watch, Path(scratch))
-    cost = _cost(trainer, watch)
+        _run(trainer, watch, scratch)
+    if not trainer.is_world_process_zero():
+        return {}
+    cost = _cost(trainer, watch, job)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     metrics = {
         "method": job["method"],
@@ -76,51 +101,112 @@ def train(job: Job) -> dict[str, Any]:
 
 
 def job_key(job: Job) -> str:
-    """Fingerprint of what a run reads, wherever it lies: a checkpoint of another key is not gone on from."""
-    reads = ("method", "seed", "settings", "base_name", "base_revision", "base_precision", "stage_data")
-    content = {"train": sha256_file(Path(job["train"]))}
+    """Fingerprint of what a run reads, wherever it lies: a checkpoint of another key is not gone on from.
+
+    How the run fits the memory is not part of it: after running out of memory it goes on with fewer rows at once.
+    """
+    reads = ("method", "seed", "base_name", "base_revision", "base_precision", "stage_data")
+    settings = {name: value for name, value in job["settings"].items() if name not in MEMORY_SETTINGS}
+    content = {"train": sha256_file(Path(job["train"])), "settings": settings}
     if job["sft_adapter"]:
         content["sft_adapter"] = sha256_file(Path(job["sft_adapter"]) / WEIGHTS)
     return fingerprint({name: job[name] for name in reads} | content)  # type: ignore[literal-required]
 
 
-def _trainer(job: Job, tokenizer: Any, rows: list[dict[str, list[int]]], scratch: Path, watch: Any) -> Any:
+def _take_device(memory_gb: float | None) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        return
+    device = int(os.environ.get("LOCAL_RANK", "0"))
+    torch.cuda.set_device(device)
+    if memory_gb:
+        whole = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, memory_gb * 1e9 / whole))
+
+
+@contextmanager
+def _shared_folder() -> Iterator[Path]:
+    """A local folder that every process of the launch writes its part of a checkpoint into."""
+    from accelerate.utils import broadcast_object_list
+
+    with tempfile.TemporaryDirectory(prefix="tune-") as own:
+        folder = [own]
+        if _processes() > 1:
+            from accelerate import PartialState
+
+            PartialState()
+            broadcast_object_list(folder)
+        yield Path(folder[0])
+
+
+def _processes() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _rows_in_order(job: Job, rows: list[Row]) -> list[Row]:
+    """Training rows as often and in the order in which the steps read them."""
+    settings = job["settings"]
+    batch = settings["batch_size"]
+    order = training_order([*map(row_length, rows)], settings["epochs"], batch, job["seed"])
+    if job["plan"]["processes"] > 1:
+        order += order[: -len(order) % batch]  # the processes share a step evenly, so that the last one is whole
+    return [rows[i] for i in order]
+
+
+def _steps(job: Job, rows: list[Row]) -> list[list[Row]]:
+    batch = job["settings"]["batch_size"]
+    return [rows[i : i + batch] for i in range(0, len(rows), batch)]
+
+
+def _trainer(job: Job, tokenizer: Any, rows: list[Row], scratch: Path, watch: Any) -> Any:
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, PrinterCallback, set_seed
 
     from tasks.models import load_arguments
+    from tasks.tune.passes import (
+        WIDTH_STEP,
+        Passes,
+        PreferenceLoss,
+        TrainingRows,
+        add_answer_head,
+        answer_loss,
+        use_causal_attention,
+    )
+    from tasks.tune.trainers import DpoTrainer, SftTrainer
 
     method, settings = METHODS[job["method"]], job["settings"]
-    order = training_order([*map(row_length, rows)], settings["epochs"], settings["batch_size"], job["seed"])
+    steps = _steps(job, rows)
     loading = load_arguments(job["base_precision"])
-    arguments = _arguments(job, math.ceil(len(order) / settings["batch_size"]), scratch, loading["dtype"])
+    arguments = _arguments(job, len(steps), scratch, loading["dtype"])
     set_seed(job["seed"])
     base = AutoModelForCausalLM.from_pretrained(job["base"], revision=job["base_revision"], **loading)
     base.config.use_cache = False
+    causal = method.causal and odd_attention(base.config) is None
+    if causal:
+        use_causal_attention(base)
+    if _fused(job["fused_kernels"]):
+        from transformers.integrations.liger import apply_liger_kernel
+
+        apply_liger_kernel(base, {"fused_linear_cross_entropy": False, "cross_entropy": False})
+    capture = base.device.type == "cuda" and causal and not _draws(settings)
     common: dict[str, Any] = {
-        "train_dataset": Dataset.from_list([rows[i] for i in order]),
+        "train_dataset": Dataset.from_list(rows),
         "processing_class": tokenizer,
         "callbacks": [watch],
+        "data_collator": TrainingRows(tokenizer.pad_token_id, WIDTH_STEP if capture else 1, masked=not causal),
     }
     trainer: Any
     if method.trainer == "sft":
         from trl.trainer.sft_config import SFTConfig
-        from trl.trainer.sft_trainer import SFTTrainer
 
         # rows are tokenized, labelled and cut by `tasks.tune.rows`, which counts what is lost
         arguments |= {"max_length": None, "packing": False, "dataset_kwargs": {"skip_prepare_dataset": True}}
         config = peft_config(job["method"], settings)
-        trainer = SFTTrainer(model=base, args=SFTConfig(**arguments), peft_config=config, **common)
+        trainer = SftTrainer(model=base, args=SFTConfig(**arguments), peft_config=config, **common)
     else:
         from peft import PeftModel
         from trl.trainer.dpo_config import DPOConfig
-        from trl.trainer.dpo_trainer import DPOTrainer
-
-        class TokenizedDPOTrainer(DPOTrainer):
-            """DPO on rows that `tasks.tune.rows` has tokenized; TRL offers this for SFT only."""
-
-            def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
-                return dataset
 
         if job["sft_adapter"] is None:
             raise ValueError(f"{job['method']} starts from an SFT adapter; the job names none")
@@ -129,16 +215,53 @@ def _trainer(job: Job, tokenizer: Any, rows: list[dict[str, list[int]]], scratch
         # while training, where the base lies: PEFT looks there at each save, and would ask the hub for a portable name
         policy.peft_config["default"].base_model_name_or_path = job["base"]
         arguments |= {"max_length": None, "beta": settings["beta"]}
-        trainer = TokenizedDPOTrainer(model=policy, args=DPOConfig(**arguments), **common)
+        trainer = DpoTrainer(model=policy, args=DPOConfig(**arguments), **common)
     trainer.remove_callback(PrinterCallback)
     _adapters_in_fp32(trainer.model)
+    add_answer_head(base)
+    # all of it: `from_pretrained` leaves the base in evaluation mode, in which NF4 has wrong gradients and nothing is
+    # recomputed, while the adapter's wrapper says that it trains
+    trainer.model.train()
+    trainer.model_accepts_loss_kwargs = False  # or `Trainer` counts the labels on the GPU, and waits for it
+    trainer.passes = Passes(
+        trainer.model,
+        PreferenceLoss(settings["beta"]) if method.trainer == "dpo" else answer_loss,
+        trainer.accelerator.autocast,
+        capture,
+    )
+    if capture:
+        watch.before_steps = lambda: trainer.passes.try_out(_longest(trainer))
+    trainer.step_weights = [len(step) if method.trainer == "dpo" else sum(map(answer_tokens, step)) for step in steps]
     return trainer
+
+
+def _draws(settings: dict[str, Any]) -> bool:
+    """Whether a pass draws random numbers, which recomputed activations must draw again."""
+    return any(value for name, value in settings.items() if name.endswith("dropout"))
+
+
+def _fused(wanted: bool | None) -> bool:
+    """Whether Liger's kernels run: as the profile says, else where they are installed and the GPU is made for them.
+
+    Raises:
+        ValueError: the profile wants them and they are not installed.
+    """
+    import torch
+
+    installed = importlib.util.find_spec("liger_kernel") is not None
+    if wanted and not installed:
+        raise ValueError("tuning.fused_kernels: got true, takes false or null here, or `pip install liger-kernel`")
+    if wanted is not None:
+        return wanted
+    return installed and torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
 
 
 def _arguments(job: Job, steps: int, scratch: Path, dtype: Any) -> dict[str, Any]:
     import torch
 
-    settings, cuda = job["settings"], torch.cuda.is_available()
+    settings, plan, cuda = job["settings"], job["plan"], torch.cuda.is_available()
+    if _processes() != plan["processes"]:
+        raise ValueError(f"the plan is for {plan['processes']} processes, {_processes()} were launched")
     if cuda and dtype == torch.bfloat16 and torch.cuda.get_device_capability() < (8, 0):
         raise ValueError("models.base.precision: got 'bf16', which this GPU only emulates; takes fp16 or nf4")
     return {
@@ -146,14 +269,16 @@ def _arguments(job: Job, steps: int, scratch: Path, dtype: Any) -> dict[str, Any
         # the rows come in the order and as often as `training_order` says
         "num_train_epochs": 1,
         "train_sampling_strategy": "sequential",
-        "per_device_train_batch_size": settings["micro_batch"],
-        "gradient_accumulation_steps": settings["batch_size"] // settings["micro_batch"],
+        "per_device_train_batch_size": plan["micro_batch"],
+        "gradient_accumulation_steps": settings["batch_size"] // (plan["micro_batch"] * plan["processes"]),
         "learning_rate": settings["learning_rate"],
         "lr_scheduler_type": settings["schedule"],
         "warmup_steps": math.ceil(settings["warmup_share"] * steps),
         "weight_decay": settings["weight_decay"],
         "max_grad_norm": settings["max_grad_norm"],
-        "gradient_checkpointing": settings["gradient_checkpointing"],
+        "gradient_checkpointing": plan["gradient_checkpointing"],
+        # looking after random numbers asks the GPU, which a captured pass must not
+        "gradient_checkpointing_kwargs": {"use_reentrant": False, "preserve_rng_state": _draws(settings)},
         "fp16": cuda and dtype == torch.float16,
         "bf16": cuda and dtype == torch.bfloat16,
         "seed": job["seed"],
@@ -184,12 +309,14 @@ def _run(trainer: Any, watch: Any, scratch: Path) -> None:
     local = None
     if watch.resume_from:
         local = scratch / watch.resume_from.name
-        shutil.copytree(watch.resume_from, local)
+        if trainer.is_world_process_zero():
+            shutil.copytree(watch.resume_from, local)
+        trainer.accelerator.wait_for_everyone()
     trainer.train(resume_from_checkpoint=str(local) if local else None)
     watch.record_peaks()
 
 
-def _cost(trainer: Any, watch: Any) -> dict[str, Any]:
+def _cost(trainer: Any, watch: Any, job: Job) -> dict[str, Any]:
     import torch
 
     ledger, cuda = watch.ledger, torch.cuda.is_available()
@@ -201,6 +328,7 @@ def _cost(trainer: Any, watch: Any) -> dict[str, Any]:
         "train_tokens_per_second": tokens / seconds if seconds else None,
         "peak_memory_bytes": ledger["peak_memory_bytes"] if cuda else _cpu_peaks(trainer),
         "peak_memory_method": CUDA_METHOD if cuda else CPU_METHOD,
+        "plan": dict(job["plan"]) | {"fused_kernels": _fused(job["fused_kernels"])},
         "segments": ledger["segments"],
         "device": torch.cuda.get_device_name() if cuda else "cpu",
         "threads": torch.get_num_threads(),
@@ -209,16 +337,13 @@ def _cost(trainer: Any, watch: Any) -> dict[str, Any]:
 
 def _cpu_peaks(trainer: Any) -> dict[str, int | None]:
     """Memory of the step with the longest row: its micro-batch is padded to that row, whatever the others are."""
+    batch, passes = _longest(trainer), trainer.passes
+    return cpu_peaks(trainer.model, trainer.optimizer, passes.gradient, lambda: passes.try_out(batch))
+
+
+def _longest(trainer: Any) -> Any:
     rows = sorted(trainer.train_dataset, key=row_length, reverse=True)[: trainer.args.per_device_train_batch_size]
-    batch = trainer.data_collator(rows)
-
-    def step() -> None:
-        trainer.compute_loss(trainer.model, batch).backward()
-
-    trainer.model.train()
-    peaks = cpu_peaks(trainer.model, trainer.optimizer, step)
-    trainer.model.zero_grad()
-    return peaks
+    return trainer._prepare_inputs(trainer.data_collator(rows))
 
 
 def _score(trainer: Any, job: Job, split: Encoded) -> dict[str, Any]:
@@ -228,7 +353,7 @@ def _score(trainer: Any, job: Job, split: Encoded) -> dict[str, Any]:
     rows = as_sequences(split.rows) if is_dpo else split.rows
     options = {
         "pad_id": trainer.processing_class.pad_token_id,
-        "batch_tokens": settings["micro_batch"] * settings["max_length"],
+        "batch_tokens": job["plan"]["micro_batch"] * settings["max_length"],
         "autocast": trainer.accelerator.autocast,
     }
     after = answer_log_probs(model, rows, **options)
@@ -236,4 +361,4 @@ def _score(trainer: Any, job: Job, split: Encoded) -> dict[str, Any]:
         before = answer_log_probs(model, rows, **options)
     if is_dpo:
         return preference_scores(after, before, settings["beta"])
-    return {"rows": len(rows), "loss_before": answer_loss(before, rows), "loss_after": answer_loss(after, rows)}
+    return {"rows": len(rows), "loss_before": mean_loss(before, rows), "loss_after": mean_loss(after, rows)}

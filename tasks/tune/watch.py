@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 import shutil
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import TrainerCallback
 
-from storage.checkpoints import checkpoint_step, newest_checkpoint, seal_checkpoint
+from storage.checkpoints import newest_checkpoint, seal_checkpoint
 from storage.files import read_json, write_json
 from tasks.tune.memory import cuda_peaks, reset_cuda_peaks
 
@@ -34,7 +35,15 @@ class TrainingError(RuntimeError):
 class Watch(TrainerCallback):
     """Counts time and tokens of the steps that made the adapter, and keeps the checkpoints."""
 
-    def __init__(self, checkpoints: Path, keep: int, key: str, progress: Path | None, first_loss: float | None) -> None:
+    def __init__(
+        self,
+        checkpoints: Path,
+        keep: int,
+        key: str,
+        progress: Path | None,
+        first_loss: float | None,
+        step_tokens: Sequence[int],
+    ) -> None:
         """Go on from the newest valid checkpoint of the same job, if there is one.
 
         Args:
@@ -43,8 +52,11 @@ class Watch(TrainerCallback):
             key: fingerprint of the job; checkpoints of another job are deleted.
             progress: file that tells how far the run is.
             first_loss: what the first step's loss must be, within 1e-3.
+            step_tokens: tokens that each optimizer step reads, without padding.
         """
         self.checkpoints, self.keep, self.progress, self.first_loss = checkpoints, keep, progress, first_loss
+        self.step_tokens = step_tokens
+        self.before_steps: Callable[[], None] | None = None
         self.ledger: dict[str, Any] = {
             "key": key,
             "seconds": 0.0,
@@ -64,29 +76,29 @@ class Watch(TrainerCallback):
                 shutil.rmtree(checkpoints)
                 self.resume_from = None
         self._started = self._told = 0.0
-        self._last_seconds = 0.0
-        self._steps = self._tokens = 0
+        self._steps = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """A segment starts."""
         self.ledger["segments"] += 1
         reset_cuda_peaks()
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """A step starts: its rows are collated, its clock runs."""
-        _synchronize()
-        self._started = time.perf_counter()
+        if self.before_steps:
+            self.before_steps()
+        self._lap()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """A step is done: forward, backward, optimizer; logging and checkpoints come after."""
-        _synchronize()
-        self._last_seconds = time.perf_counter() - self._started
-        self.ledger["seconds"] += self._last_seconds
-        self.ledger["skipped_steps"] += bool(getattr(kwargs.get("optimizer"), "step_was_skipped", False))
+        """A step is done: rows, passes, optimizer, and the log of the step before; checkpoints are not counted."""
+        seconds, tokens = self._lap(), self.step_tokens[state.global_step - 1]
+        self.ledger["seconds"] += seconds
+        self.ledger["tokens"] += tokens
         self._steps += 1
+        if self._steps > WARM_UP_STEPS:
+            self.ledger["warm_seconds"] += seconds
+            self.ledger["warm_tokens"] += tokens
+        self.ledger["skipped_steps"] += bool(getattr(kwargs.get("optimizer"), "step_was_skipped", False))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        """Check the step's loss, count its tokens.
+        """Check the step's loss, and tell how far the run is.
 
         Raises:
             TrainingError: the loss is not finite, or the first is not what it must be.
@@ -100,13 +112,12 @@ class Watch(TrainerCallback):
             raise TrainingError(
                 f"the first loss is {loss:.6f} and must be {self.first_loss:.6f}: policy and reference differ"
             )
-        tokens, self._tokens = logs["num_tokens"] - self._tokens, logs["num_tokens"]
-        self.ledger["tokens"] += int(tokens)
-        if self._steps > WARM_UP_STEPS:
-            self.ledger["warm_tokens"] += int(tokens)
-            self.ledger["warm_seconds"] += self._last_seconds
         now = time.perf_counter()
-        if self.progress and (now - self._told > PROGRESS_SECONDS or step == state.max_steps):
+        if (
+            self.progress
+            and state.is_world_process_zero
+            and (now - self._told > PROGRESS_SECONDS or step == state.max_steps)
+        ):
             self._told = now
             write_json(self.progress, {"step": step, "total": state.max_steps, "loss": loss})
 
@@ -114,12 +125,26 @@ class Watch(TrainerCallback):
         """Seal the trainer's checkpoint in the workspace; the local copy goes."""
         local = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         self.record_peaks()
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()  # each process has written the state of its random numbers
+        if state.is_world_process_zero:
+            self._seal(local, state.global_step)
+        self._lap()
+
+    def _seal(self, local: Path, step: int) -> None:
         write_json(local / LEDGER, self.ledger)
         for pattern in NOT_KEPT:
             for path in local.glob(pattern):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-        seal_checkpoint(local, self.checkpoints, checkpoint_step(local), self.keep)
+        seal_checkpoint(local, self.checkpoints, step, self.keep)
         shutil.rmtree(local)
+
+    def _lap(self) -> float:
+        """Seconds since the last call, the GPU's work included."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        before, self._started = self._started, time.perf_counter()
+        return self._started - before
 
     def record_peaks(self) -> None:
         """Keep the largest CUDA peaks of all segments; on a CPU there are none to read."""
@@ -130,8 +155,3 @@ class Watch(TrainerCallback):
                 name: max((value for value in (bytes_, before.get(name)) if value is not None), default=None)
                 for name, bytes_ in peaks.items()
             }
-
-
-def _synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()

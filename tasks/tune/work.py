@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from configs.settings import Settings
+from configs.settings import HardwareSettings, Settings
 from storage.files import read_json
 from storage.stages import publishing, result_digest
 from storage.workspace import Workspace
 from tasks.models import model_source, resolve_revision
-from tasks.process import run_in_child
+from tasks.process import ChildOutOfMemoryError, run_in_child
 from tasks.progress import tune_steps
-from tasks.provenance import provenance
+from tasks.provenance import gpus, provenance
 from tasks.stages import Stage
-from tasks.tune import ACCELERATE, Job
+from tasks.tune import Job, accelerate_launch
+from tasks.tune.plan import Plan, current_plan, plans, smaller_plan, told
+
+log = logging.getLogger(__name__)
 
 MEASUREMENTS = ("cost.json",)
 
@@ -67,7 +73,12 @@ class TrainingWork:
     def _progress_file(self) -> Path:
         return Path(tempfile.gettempdir()) / f"{self.key}-{os.getpid()}.json"
 
-    def job(self, out: Path) -> Job:
+    def plans(self) -> list[Plan]:
+        """Ways to fit the memory, fastest first."""
+        processes = self.settings.hardware.gpus or max(1, gpus())
+        return plans(getattr(self.settings.tuning, self.method).model_dump(mode="json"), processes)
+
+    def job(self, out: Path, plan: Plan) -> Job:
         """What the child process is told."""
         settings, place = self.settings, self.workspace
         base, seed = settings.models.base, settings.seed
@@ -76,6 +87,9 @@ class TrainingWork:
             method=self.method,
             seed=seed,
             settings=getattr(settings.tuning, self.method).model_dump(mode="json"),
+            plan=plan,
+            fused_kernels=settings.tuning.fused_kernels,
+            memory_gb=None,
             checkpoint_steps=settings.tuning.checkpoint_steps,
             checkpoints_kept=settings.tuning.checkpoints_kept,
             base=model_source(base, place),
@@ -99,9 +113,42 @@ def train_method(work: TrainingWork) -> dict[str, Any]:
         return {"method": work.method}
     with tempfile.TemporaryDirectory(prefix="train-") as local:
         out = Path(local) / "adapter"
-        threads = work.settings.hardware.threads
-        run_in_child("tasks.tune.train:train", {"job": work.job(out)}, threads=threads, launcher=ACCELERATE)
+        train_in_child(work.checkpoints, work.plans(), work.method, partial(work.job, out), work.settings.hardware)
         with publishing(work.stage.folder, work.stage.require_key(), provenance(work.settings), MEASUREMENTS) as folder:
             shutil.copytree(out, folder, dirs_exist_ok=True)
     shutil.rmtree(work.checkpoints, ignore_errors=True)
     return {"method": work.method}
+
+
+def train_in_child(
+    checkpoints: Path, possible: list[Plan], method: str, job: Callable[[Plan], Job], hardware: HardwareSettings
+) -> dict[str, Any]:
+    """Train in a fresh process, and again with a smaller plan whenever the memory did not hold the one before.
+
+    Args:
+        checkpoints: folder of the run's checkpoints, where the plan is kept too.
+        possible: plans, fastest first.
+        method: the method's name.
+        job: what a process is told about a plan.
+        hardware: threads of each process.
+
+    Returns:
+        What `tasks.tune.train.train` returned.
+
+    Raises:
+        NothingFitsError: no plan fits.
+        ChildError: the training failed otherwise, or its process died.
+    """
+    plan = current_plan(checkpoints, possible)
+    while True:
+        try:
+            return run_in_child(
+                "tasks.tune.train:train",
+                {"job": job(plan)},
+                threads=hardware.threads,
+                launcher=accelerate_launch(plan["processes"]),
+                processes=plan["processes"],
+            )
+        except ChildOutOfMemoryError:
+            plan, tried = smaller_plan(checkpoints, possible, method), plan
+            log.warning("%s: out of memory with %s; going on with %s", method, told(tried), told(plan))

@@ -22,6 +22,17 @@ SHAPES = {
         "max_position_embeddings": 8192,
         "tie_word_embeddings": False,
     },
+    "llama-3.2-3b": {
+        "vocab_size": 128_256,
+        "hidden_size": 3072,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 24,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "max_position_embeddings": 8192,
+        "tie_word_embeddings": True,
+    },
     "tiny": {
         "vocab_size": 1024,
         "hidden_size": 128,

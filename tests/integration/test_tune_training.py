@@ -22,13 +22,15 @@ from configs.settings import DpoSettings, LoraSettings, PromptTuningSettings
 from storage.checkpoints import newest_checkpoint
 from storage.files import read_json, read_jsonl, write_jsonl
 from tasks.process import PROJECT, ChildError, ModelProcess
-from tasks.tune import ACCELERATE, Job
+from tasks.tune import Job, accelerate_launch
+from tasks.tune.plan import Plan
 from tasks.tune.rows import chat_tokenizer, encode_pairs, encode_sft
 from tasks.tune.train import train
 from tests.tiny import WORDS, build_tiny_model
 
 METHODS = ("sft", "prompt_tuning", "dpo")
-SHARED = {"batch_size": 4, "micro_batch": 4, "max_length": 128, "gradient_checkpointing": False}
+SHARED = {"batch_size": 4, "max_length": 128}
+WHOLE: Plan = {"processes": 1, "micro_batch": 4, "gradient_checkpointing": False}
 SETTINGS = {
     "sft": LoraSettings(epochs=3, learning_rate=5e-3, **SHARED),
     "prompt_tuning": PromptTuningSettings(epochs=3, learning_rate=5e-2, num_virtual_tokens=4, **SHARED),
@@ -69,6 +71,9 @@ def make_job(method: str, data: Path, base: Path, root: Path, **settings: Any) -
         "method": method,
         "seed": 3,
         "settings": SETTINGS[method].model_dump(mode="json") | settings,
+        "plan": WHOLE,
+        "fused_kernels": None,
+        "memory_gb": None,
         "checkpoint_steps": 6,
         "checkpoints_kept": 2,
         "base": str(base),
@@ -212,7 +217,8 @@ def test_rows_are_what_trl_would_tokenize(published: dict[str, Job], tiny_model:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_accumulation_changes_nothing(published: dict[str, Job], data: Path, tmp_path: Path, method: str) -> None:
-    job = make_job(method, data, Path(published[method]["base"]), tmp_path, micro_batch=1)
+    job = make_job(method, data, Path(published[method]["base"]), tmp_path)
+    job["plan"] = WHOLE | {"micro_batch": 1}
     small = train(job)["metrics"]
     whole = read_json(Path(published[method]["out"]) / "metrics.json")
     for (step, loss), (same_step, same_loss) in zip(small["loss_curve"], whole["loss_curve"], strict=True):
@@ -290,7 +296,7 @@ def test_dpo_that_does_not_start_at_ln_2_is_stopped(tmp_path: Path) -> None:
 
     from tasks.tune.watch import TrainingError, Watch
 
-    watch = Watch(tmp_path, 2, "key", None, first_loss=math.log(2))
+    watch = Watch(tmp_path, 2, "key", None, first_loss=math.log(2), step_tokens=[10])
     watch.on_log(None, TrainerState(global_step=1), None, logs={"loss": math.log(2) + 9e-4, "num_tokens": 10.0})
     with pytest.raises(TrainingError, match="policy and reference differ"):
         watch.on_log(None, TrainerState(global_step=1), None, logs={"loss": 0.70, "num_tokens": 10.0})
@@ -317,10 +323,10 @@ def test_accelerate_launches_the_child_and_it_dies_with_its_parent(
 ) -> None:
     job = make_job("sft", data, tiny_model, tmp_path, epochs=500)
     code = (
-        "import json, sys; from tasks.process import run_in_child; from tasks.tune import ACCELERATE;"
-        "run_in_child('tasks.tune.train:train', {'job': json.loads(sys.argv[1])}, threads=1, launcher=ACCELERATE)"
+        "import json, sys; from tasks.process import run_in_child; from tasks.tune import accelerate_launch as launch;"
+        "run_in_child('tasks.tune.train:train', {'job': json.loads(sys.argv[1])}, threads=1, launcher=launch(1))"
     )
-    assert ACCELERATE[-2:] == ("-m", "tasks.child")
+    assert accelerate_launch(1)[-2:] == ("-m", "tasks.child")
     parent = subprocess.Popen([sys.executable, "-c", code, json.dumps(job)], cwd=PROJECT)
     try:
         wait_for(lambda: Path(job["progress"] or "").exists() or parent.poll() is not None, seconds=120)
