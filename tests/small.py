@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
-PROJECT = Path(__file__).parents[1]
+from tasks.process import PROJECT, free_port
 
 SMALL = [
     *("--world.trunk.steps", "60", "--world.teacher.steps", "120", "--world.reward.steps", "20"),
@@ -19,14 +18,6 @@ SMALL = [
     *("--preference.pairs", "12", "--preference.train_pairs", "8", "--preference.val_pairs", "2"),
     *("--tuning.checkpoint_steps", "4", "--evaluation.speed_new_tokens", "8", "--evaluation.speed_repeats", "2"),
 ]
-
-
-def free_port() -> int:
-    """A port nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def start_study(workspace: Path, home: Path, log: Path, *arguments: str) -> subprocess.Popen[bytes]:

@@ -18,6 +18,8 @@ class Method:
     """PEFT's configuration class; None trains on from another method's adapter."""
     arguments: Mapping[str, str] = field(default_factory=dict)
     """The configuration's arguments, by the setting each comes from."""
+    virtual_tokens: bool = False
+    """Whether the row is preceded by embeddings of `num_virtual_tokens` positions."""
     causal: bool = True
     """Whether each position attends to those before it in the row and to nothing else, so that no mask is needed."""
 
@@ -34,6 +36,7 @@ METHODS: Mapping[str, Method] = {
         "sft",
         "PromptTuningConfig",
         {"num_virtual_tokens": "num_virtual_tokens", "prompt_tuning_init": "init_method"},
+        virtual_tokens=True,
     ),
     "dpo": Method("DPO", "dpo", None),
 }

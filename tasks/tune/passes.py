@@ -110,7 +110,7 @@ class Passes:
         """Add `share` of a batch's loss to the gradient, which begins anew where the optimizer has forgotten it.
 
         Args:
-            batch: `input_ids` and `labels`, shape (rows, width).
+            batch: what `TrainingRows` makes.
             share: what the summed loss is multiplied by, such as 1 / answer tokens of the whole step.
             scale: a further factor of the gradient alone, as a GradScaler's.
 
@@ -131,7 +131,9 @@ class Passes:
             self._graphs[shape] = None
             with torch.cuda.use_mem_pool(self._pool):
                 loss = self._run(batch)
-            return loss.clone()
+            loss = loss.clone()
+            torch.cuda.empty_cache()  # what the backward pass took beside the pool
+            return loss
         captured = self._graphs[shape] or self._captured(shape, batch)
         for name, tensor in batch.items():
             captured.batch[name].copy_(tensor)
@@ -169,18 +171,33 @@ class Passes:
 class TrainingRows:
     """Makes micro-batches of right-padded rows, of pairs first all chosen and then all rejected answers."""
 
-    def __init__(self, pad_id: int, width_step: int, masked: bool) -> None:
-        """Widths are multiples of `width_step`; `masked` adds the attention mask that a causal model does not need."""
-        self._pad_id, self._width_step, self._masked = pad_id, width_step, masked
+    def __init__(self, pad_id: int, *, width_step: int = 1, virtual_tokens: int = 0, masked: bool = False) -> None:
+        """Say what the model needs.
+
+        Args:
+            pad_id: token that fills rows up.
+            width_step: widths are multiples of it [tokens].
+            virtual_tokens: positions that the model puts before a row [tokens].
+            masked: add the attention mask, which a causal model does not need.
+        """
+        self._pad_id, self._width_step = pad_id, width_step
+        self._virtual_tokens, self._masked = virtual_tokens, masked
 
     def __call__(self, rows: Sequence[Row]) -> Batch:
-        """Pad rows as `tasks.tune.rows` encodes them."""
+        """Pad rows as `tasks.tune.rows` encodes them.
+
+        Returns:
+            `input_ids`, shape (rows, width), and `shift_labels`, shape (rows, virtual tokens + width): what each
+            position must predict.
+        """
         sequences = list(rows) if "input_ids" in rows[0] else as_sequences(rows)
         longest = max(len(row["input_ids"]) for row in sequences)
         width = -(-longest // self._width_step) * self._width_step
         batch = {
             "input_ids": [padded(row["input_ids"], self._pad_id, width) for row in sequences],
-            "labels": [padded(row["labels"], IGNORED, width) for row in sequences],
+            "shift_labels": [
+                [IGNORED] * self._virtual_tokens + padded(row["labels"][1:], IGNORED, width) for row in sequences
+            ],
         }
         if self._masked:
             batch["attention_mask"] = [padded([1] * len(row["input_ids"]), 0, width) for row in sequences]

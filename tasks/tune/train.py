@@ -194,7 +194,12 @@ def _trainer(job: Job, tokenizer: Any, rows: list[Row], scratch: Path, watch: An
         "train_dataset": Dataset.from_list(rows),
         "processing_class": tokenizer,
         "callbacks": [watch],
-        "data_collator": TrainingRows(tokenizer.pad_token_id, WIDTH_STEP if capture else 1, masked=not causal),
+        "data_collator": TrainingRows(
+            tokenizer.pad_token_id,
+            width_step=WIDTH_STEP if capture else 1,
+            virtual_tokens=settings["num_virtual_tokens"] if method.virtual_tokens else 0,
+            masked=not causal,
+        ),
     }
     trainer: Any
     if method.trainer == "sft":
@@ -216,6 +221,8 @@ def _trainer(job: Job, tokenizer: Any, rows: list[Row], scratch: Path, watch: An
         policy.peft_config["default"].base_model_name_or_path = job["base"]
         arguments |= {"max_length": None, "beta": settings["beta"]}
         trainer = DpoTrainer(model=policy, args=DPOConfig(**arguments), **common)
+    if method.virtual_tokens:  # numbers of the soft prompt's rows, which PEFT would copy to the GPU in every pass
+        trainer.model.prompt_tokens["default"] = trainer.model.prompt_tokens["default"].to(base.device)
     trainer.remove_callback(PrinterCallback)
     _adapters_in_fp32(trainer.model)
     add_answer_head(base)

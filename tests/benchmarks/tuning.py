@@ -1,6 +1,6 @@
 """How fast training is, each ratio measured inside one run.
 
-    python -m tests.benchmarks.tuning sft --shape llama-3.2-3b        # LoRA, bf16: TRL's defaults, TRL at its best, ours
+    python -m tests.benchmarks.tuning sft --shape llama-3.2-3b        # LoRA: TRL's defaults, TRL at its best, ours
     python -m tests.benchmarks.tuning nf4 --shape llama-3.2-3b        # LoRA on 4-bit weights under a 15 GB cap
     python -m tests.benchmarks.tuning prompt_tuning --shape llama-3.2-3b
     python -m tests.benchmarks.tuning dpo --shape llama-3.2-3b

@@ -23,7 +23,7 @@ import pytest
 from storage.lock import only_one
 from storage.workspace import Workspace
 from tasks.generate.nights import Night, read_nights, read_plan
-from tests.small import PROJECT, free_port
+from tasks.process import PROJECT, free_port
 
 ROWS = 24
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)

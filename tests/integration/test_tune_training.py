@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import torch
 from configs.settings import DpoSettings, LoraSettings, PromptTuningSettings
 from storage.checkpoints import newest_checkpoint
 from storage.files import read_json, read_jsonl, write_jsonl
-from tasks.process import PROJECT, ChildError, ModelProcess
+from tasks.process import PROJECT, ChildError, ModelProcess, free_port, run_in_child
 from tasks.tune import Job, accelerate_launch
 from tasks.tune.plan import Plan
 from tasks.tune.rows import chat_tokenizer, encode_pairs, encode_sft
@@ -213,6 +214,44 @@ def test_rows_are_what_trl_would_tokenize(published: dict[str, Job], tiny_model:
     theirs = [{name: row[name] for name in ("input_ids", "labels")} for row in trainer.train_dataset]
     assert ours.rows == theirs
     assert ours.counts["cut"] > 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_share_a_step(published: dict[str, Job], data: Path, tmp_path: Path, method: str) -> None:
+    job = make_job(method, data, Path(published[method]["base"]), tmp_path, epochs=1)
+    alone = train(job)["metrics"]
+    job |= {"out": str(tmp_path / "shared"), "checkpoints": str(tmp_path / "shared-checkpoints")}  # type: ignore[typeddict-item]
+    job["plan"] = {"processes": 2, "micro_batch": 1, "gradient_checkpointing": False}
+    # `accelerate launch` starts several processes on a CPU through MPI only; this is what it starts them with on GPUs
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    launch += ["--master_addr", "127.0.0.1", "--master_port", str(free_port())]
+    with environment(ACCELERATE_USE_CPU="true"):
+        shared = run_in_child(
+            "tasks.tune.train:train", {"job": job}, threads=1, launcher=[*launch, "-m", "tasks.child"], processes=2
+        )
+    assert shared["metrics"]["steps"] == 12
+    for (step, loss), (same_step, same_loss) in zip(shared["metrics"]["loss_curve"], alone["loss_curve"], strict=True):
+        assert step == same_step and loss == pytest.approx(same_loss, rel=1e-3, abs=1e-4)
+    ours, theirs = weights(job["out"]), weights(str(tmp_path / "out"))
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-3) for name in theirs)
+
+
+@contextmanager
+def environment(**variables: str) -> Iterator[None]:
+    before = os.environ.copy()
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def weights(folder: str) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    loaded: dict[str, Any] = load_file(Path(folder) / "adapter_model.safetensors")
+    return loaded
 
 
 @pytest.mark.parametrize("method", METHODS)
