@@ -47,8 +47,8 @@ def build_efficiency(workspace: Workspace, settings: Settings) -> dict[str, Any]
     """`efficiency.json`: a run a method and seed; the base model's run has no training figures.
 
     How each figure was measured:
-        trainable_parameters: elements that take a gradient; total_parameters: elements of the base model,
-            each of those packed into 4 bits; trainable_percent: the first in per cent of the second.
+        trainable_parameters: elements that take a gradient; total_parameters: weights of the base model, each of
+            those packed into 4 bits counted; trainable_percent: the first in per cent of the second.
         peak_memory_bytes, peak_memory_reserved_bytes, peak_memory_process_bytes: of training in a process of its own,
             loading and evaluation left out, as `CUDA_METHOD` and `CPU_METHOD` in `tasks.tune.memory` say.
         train_seconds: the steps that made the adapter (forward, backward, optimizer), synchronized, over all segments;
