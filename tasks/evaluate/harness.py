@@ -126,11 +126,11 @@ class Evaluator:
         import torch
 
         cuda = self._device.type == "cuda"
-        merged = merged_copy(self._model) if self._config["precision"] != "nf4" else None
         if cuda:
             torch.cuda.reset_peak_memory_stats()
         self.generate(prompts, new_tokens)
         peak = torch.cuda.max_memory_allocated() if cuda else None
+        merged = merged_copy(self._model) if self._config["precision"] != "nf4" else None
         if merged is not None:
             self._generate(merged, prompts, new_tokens)
         seconds: list[float] = []
