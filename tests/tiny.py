@@ -20,8 +20,14 @@ SPECIAL_TOKENS = (
 WORDS = "the cat sat on a mat and asked how many birds sing at dawn because every day begins with one small song"
 
 
-def build_tiny_model(folder: Path, *, seed: int = 0, classifier: bool = False, hidden: int = 32) -> Path:
-    """Save a two-layer Llama with random weights and a byte-level BPE tokenizer under `folder`."""
+def build_tiny_model(
+    folder: Path, *, seed: int = 0, classifier: bool = False, hidden: int = 32, spread: float = 0.02
+) -> Path:
+    """Save a two-layer Llama with random weights and a byte-level BPE tokenizer under `folder`.
+
+    `spread` is the weights' standard deviation. With transformers' 0.02 the model repeats its last token whatever came
+    before; with 0.3 attention decides what it says.
+    """
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import (
@@ -60,6 +66,7 @@ def build_tiny_model(folder: Path, *, seed: int = 0, classifier: bool = False, h
         num_key_value_heads=2,
         max_position_embeddings=1024,
         tie_word_embeddings=True,
+        initializer_range=spread,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

@@ -44,7 +44,22 @@ def build_comparison(workspace: Workspace, settings: Settings) -> tuple[dict[str
 
 
 def build_efficiency(workspace: Workspace, settings: Settings) -> dict[str, Any]:
-    """`efficiency.json`: a run a method and seed; the base model's run has no training figures."""
+    """`efficiency.json`: a run a method and seed; the base model's run has no training figures.
+
+    How each figure was measured:
+        trainable_parameters: elements that take a gradient; total_parameters: weights of the base model, each of
+            those packed into 4 bits counted; trainable_percent: the first in per cent of the second.
+        peak_memory_bytes, peak_memory_reserved_bytes, peak_memory_process_bytes: of training in a process of its own,
+            loading and evaluation left out, as `CUDA_METHOD` and `CPU_METHOD` in `tasks.tune.memory` say.
+        train_seconds: the steps that made the adapter (forward, backward, optimizer), synchronized, over all segments;
+            checkpoints, logging and evaluation left out.
+        train_tokens_per_second: tokens that are no padding over the seconds of the steps after the warm-up.
+        inference_tokens_per_second, inference_tokens_per_second_merged: `Evaluator.measure_speed`, with the adapter
+            beside the weights and merged into them.
+        evaluation_seconds: all benchmarks, model loading left out.
+        adapter_bytes: the published safetensors file.
+        device, inference_device: what training and inference were measured on.
+    """
     runs = []
     for method in METHODS:
         for seed in study_seeds(settings):
@@ -76,9 +91,11 @@ def build_efficiency(workspace: Workspace, settings: Settings) -> dict[str, Any]
                     "train_seconds": figure(cost, "train_seconds"),
                     "train_tokens_per_second": figure(cost, "train_tokens_per_second"),
                     "inference_tokens_per_second": figure(speed, "tokens_per_second"),
+                    "inference_tokens_per_second_merged": figure(speed, "tokens_per_second_merged"),
                     "evaluation_seconds": None if None in seconds else sum(seconds),
                     "adapter_bytes": figure(cost, "adapter_bytes"),
                     "device": figure(cost, "device"),
+                    "inference_device": figure(speed, "device"),
                 }
             )
     return {"runs": runs}

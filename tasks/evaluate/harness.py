@@ -7,12 +7,13 @@ out, so that one method would be handed another's answers.
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 import statistics
 import time
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from storage.files import fingerprint
 
@@ -44,7 +45,7 @@ class Evaluator:
             precision: fp32, fp16, bf16 or nf4, the same for every method of a study.
             batch_size: rows a forward pass; it moves half-precision scores, so it is the same for every method.
             revision: hub commit, tag or branch.
-            adapter: folder of a PEFT adapter (LoRA or prompt tuning).
+            adapter: folder of a PEFT adapter of any method.
             reserved_tokens: context kept free whatever the method, as many as the study's longest soft prompt,
                 so that all methods see the same prompts.
         """
@@ -113,81 +114,92 @@ class Evaluator:
     def measure_speed(self, prompts: list[str], new_tokens: int, repeats: int) -> dict[str, Any]:
         """Greedy generation of exactly `new_tokens` for all prompts in one batch, timed after a warm-up.
 
+        An adapter that can be merged is timed as it is and merged, in turns, so that a machine that slows down slows
+        both. A base model and a soft prompt have nothing to merge. Nothing is merged into 4-bit weights either: PEFT
+        rounds the sum to 4 bits again, which is another model than the one that was scored.
+
         Returns:
-            tokens_per_second (median of the repeats), seconds of each repeat, rows, new_tokens,
-            peak_memory_bytes (null on a CPU) and the model's parameters.
+            tokens_per_second (rows × new_tokens / median of the repeats' seconds), seconds of each repeat, the same of
+            the merged model as tokens_per_second_merged and seconds_merged (null where there is none), rows,
+            new_tokens, peak_memory_bytes (of the unmerged model; null on a CPU), device and the model's parameters.
         """
         import torch
 
-        self.generate(prompts, new_tokens)
         cuda = self._device.type == "cuda"
         if cuda:
             torch.cuda.reset_peak_memory_stats()
-        seconds = []
+        self.generate(prompts, new_tokens)
+        peak = torch.cuda.max_memory_allocated() if cuda else None
+        merged = merged_copy(self._model) if self._config["precision"] != "nf4" else None
+        if merged is not None:
+            self._generate(merged, prompts, new_tokens)
+        seconds: list[float] = []
+        seconds_merged: list[float] = []
         for _ in range(repeats):
-            self._synchronize()
-            started = time.perf_counter()
-            self.generate(prompts, new_tokens)
-            self._synchronize()
-            seconds.append(time.perf_counter() - started)
+            seconds.append(self._time(self._model, prompts, new_tokens))
+            if merged is not None:
+                seconds_merged.append(self._time(merged, prompts, new_tokens))
+        tokens = len(prompts) * new_tokens
         return {
-            "tokens_per_second": len(prompts) * new_tokens / statistics.median(seconds),
+            "tokens_per_second": tokens / statistics.median(seconds),
             "seconds": seconds,
+            "tokens_per_second_merged": tokens / statistics.median(seconds_merged) if seconds_merged else None,
+            "seconds_merged": seconds_merged or None,
             "rows": len(prompts),
             "new_tokens": new_tokens,
-            "peak_memory_bytes": torch.cuda.max_memory_allocated() if cuda else None,
+            "peak_memory_bytes": peak,
+            "device": torch.cuda.get_device_name() if cuda else "cpu",
             "parameters": sum(_elements(parameter) for parameter in self._model.parameters()),
         }
 
     def generate(self, prompts: list[str], new_tokens: int) -> list[list[int]]:
-        """The `new_tokens` greedy next tokens of each prompt.
+        """The `new_tokens` greedy next tokens of each prompt, all prompts in one left-padded batch.
 
-        PEFT puts virtual tokens before the padding of a left-padded row, and most answers then differ; here the row
-        is pads, virtual tokens, text, and the base model continues it.
+        PEFT drops the positions of such a batch where an adapter puts embeddings before the text (prompt tuning,
+        p-tuning), so that pads take positions and most answers change. Here the base model continues virtual tokens,
+        pads and text, and counts positions from the mask. Prefix tuning's virtual tokens are keys and values.
         """
+        return self._generate(self._model, prompts, new_tokens)
+
+    def _generate(self, model: Any, prompts: list[str], new_tokens: int) -> list[list[int]]:
         import torch
 
-        tokenizer = self._lm.tokenizer
+        pad = self._lm.tokenizer.pad_token_id
         rows = [self._lm.tok_encode(prompt) for prompt in prompts]
         width = max(len(row) for row in rows)
-        padded = [[tokenizer.pad_token_id] * (width - len(row)) + row for row in rows]
-        ids = torch.tensor(padded, device=self._device)
+        ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=self._device)
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=self._device)
-        fixed = {"do_sample": False, "min_new_tokens": new_tokens, "max_new_tokens": new_tokens}
+        config = getattr(model, "active_peft_config", None)
+        inputs: dict[str, Any] = {"input_ids": ids}
+        model.eval()
         with torch.no_grad():
-            virtual = self._virtual_tokens(len(rows))
-            if virtual is None:
-                output = self._model.generate(
-                    input_ids=ids, attention_mask=mask, pad_token_id=tokenizer.pad_token_id, **fixed
-                )[:, width:]
-            else:
-                text = self._model.get_input_embeddings()(ids)
-                pads = [width - len(row) for row in rows]
-                between = virtual.to(text.dtype)
-                embeds = torch.stack(
-                    [
-                        torch.cat([row[:pad], soft, row[pad:]])
-                        for row, pad, soft in zip(text, pads, between, strict=True)
-                    ]
-                )
-                ones = torch.ones(between.shape[1], dtype=mask.dtype, device=self._device)
-                mask = torch.stack(
-                    [torch.cat([row[:pad], ones, row[pad:]]) for row, pad in zip(mask, pads, strict=True)]
-                )
-                output = self._model.get_base_model().generate(
-                    inputs_embeds=embeds, attention_mask=mask, pad_token_id=tokenizer.pad_token_id, **fixed
-                )
-        tokens: list[list[int]] = output.tolist()
+            if config is not None and config.is_prompt_learning:
+                virtual = model.get_prompt(batch_size=len(rows))
+                if config.peft_type == "PREFIX_TUNING":
+                    inputs["past_key_values"] = virtual
+                else:
+                    text = model.get_input_embeddings()(ids)
+                    inputs = {"inputs_embeds": torch.cat([virtual.to(text.dtype), text], dim=1)}
+                mask = torch.cat([mask.new_ones(len(rows), config.num_virtual_tokens), mask], dim=1)
+                model = model.get_base_model()
+            output = model.generate(
+                **inputs,
+                attention_mask=mask,
+                pad_token_id=pad,
+                do_sample=False,
+                min_new_tokens=new_tokens,
+                max_new_tokens=new_tokens,
+                use_cache=True,  # whatever the model's own configuration says: a trained one has it off
+            )
+        tokens: list[list[int]] = output[:, -new_tokens:].tolist()
         return tokens
 
-    def _virtual_tokens(self, rows: int) -> torch.Tensor | None:
-        config = getattr(self._model, "active_peft_config", None)
-        if config is None or not config.is_prompt_learning:
-            return None
-        if config.peft_type not in ("PROMPT_TUNING", "P_TUNING"):
-            raise ValueError(f"{config.peft_type} adapters have no virtual tokens to place after the padding")
-        virtual: torch.Tensor = self._model.get_prompt(batch_size=rows)
-        return virtual
+    def _time(self, model: Any, prompts: list[str], new_tokens: int) -> float:
+        self._synchronize()
+        started = time.perf_counter()
+        self._generate(model, prompts, new_tokens)
+        self._synchronize()
+        return time.perf_counter() - started
 
     def _synchronize(self) -> None:
         import torch
@@ -208,6 +220,27 @@ def load_model(base: str, revision: str | None, precision: str, adapter: str | N
 
         model = PeftModel.from_pretrained(model, adapter)
     return model.eval()
+
+
+def merged_copy(model: Any) -> Any:
+    """A PEFT model with its adapter in the weights, as it would be deployed alone; None where nothing can be merged.
+
+    The model itself stays as it is, to the bit, which unmerging would not give: in bf16 w + d - d is not w. What the
+    adapter does not touch is shared with the copy, which so takes the memory of the adapted matrices only.
+    """
+    from peft import PeftModel
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    if not isinstance(model, PeftModel) or model.active_peft_config.is_prompt_learning:
+        return None
+    adapted = {
+        id(parameter)
+        for layer in model.modules()
+        if isinstance(layer, BaseTunerLayer)
+        for parameter in cast("torch.nn.Module", layer).parameters()
+    }
+    shared = {id(parameter): parameter for parameter in model.parameters() if id(parameter) not in adapted}
+    return copy.deepcopy(model, shared).merge_and_unload().eval()
 
 
 def _draw(tasks: dict[str, Any], limit: int | None, seed: int) -> dict[str, list[int]] | None:

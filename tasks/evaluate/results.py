@@ -5,7 +5,7 @@
 | `<benchmark>.json` | lm-eval's result format, without clock times: equal inputs give equal bytes |
 | `<benchmark>.samples.jsonl` | a row a question: task, doc_id, doc_hash, cluster, metrics, responses |
 | `<benchmark>.seconds.json` | how long it took, a measurement |
-| `speed.json` | inference tokens a second, a measurement |
+| `speed.json` | inference tokens a second, unmerged and merged, a measurement |
 """
 
 from __future__ import annotations

@@ -212,10 +212,7 @@ def _trade_off(metrics: Metrics, settings: Settings) -> Figure:
         axes.grid(True, color="#dddddd")
     panels[0].set_ylabel("Mean difference to the base model\nover the benchmarks [points], ± 1.96 SE")
     panels[0].set_title("Quality against cost")
-    handles = {
-        label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    chart.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False)
+    _shared_legend(chart, panels)
     return chart
 
 
@@ -236,9 +233,10 @@ def _loss_curves(metrics: Metrics, settings: Settings) -> Figure:
             before, after = (figure(own, "eval", "val", f"loss_{when}") for when in ("before", "after"))
             ends = [(x, y) for x, y in ((0, before), (curve[-1][0], after)) if y is not None]
             if ends:
+                # see-through, since methods that start from one model start at one loss
                 axes.plot(
                     *zip(*ends, strict=True), MARKERS[method], linestyle="none", color=COLOURS[method],
-                    markerfacecolor="white", markersize=8, label="validation, before and after",
+                    markerfacecolor="none", markeredgewidth=1.6, markersize=8, zorder=3,
                 )  # fmt: skip
         axes.set_title(title)
         if not any(figure(runs.get(method), "metrics", "loss_curve") for method in methods):
@@ -246,9 +244,13 @@ def _loss_curves(metrics: Metrics, settings: Settings) -> Figure:
             continue
         axes.set_xlabel("Optimizer step")
         axes.grid(True, color="#dddddd")
-        axes.legend()
     panels[0].set_ylabel("Loss [nats a token]")
     panels[1].set_ylabel("Loss [nats a pair]")
+    panels[1].plot(
+        [], [], "o", color="black", markerfacecolor="none", markeredgewidth=1.6, markersize=8,
+        label="open marks: validation, before and after",
+    )  # fmt: skip
+    _shared_legend(chart, panels)
     return chart
 
 
@@ -307,6 +309,14 @@ def _canvas(rows: int, columns: int, inches: tuple[float, float]) -> tuple[Figur
 def _legend(axes: Axes) -> None:
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=4)
+
+
+def _shared_legend(chart: Figure, panels: list[Axes]) -> None:
+    """Below all panels, where it covers no curve."""
+    handles = {
+        label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    chart.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False)
 
 
 def _nothing(axes: Axes) -> None:

@@ -340,9 +340,10 @@ def _analysis(metrics: Metrics, settings: Settings) -> str:
     return "\n\n".join(
         [
             "### Efficiency",
-            "Adapters stay unmerged at inference, as they would be where several share one base model. Inference "
-            "speed is greedy decoding of a fixed number of tokens for one batch, the median of several runs. "
-            + _devices(metrics, settings),
+            "Inference speed is greedy decoding of a fixed number of tokens for one batch, the median of several runs. "
+            "Adapters stay beside the weights, as where several share one base model; the merged speed is that of the "
+            "adapter added to the weights, measured in turns with the first. A soft prompt cannot be merged, and "
+            "nothing is merged into 4-bit weights, which would round the sum. " + _devices(metrics, settings),
             _table(header, rows, "metrics/efficiency.json"),
             "![Efficiency](figures/efficiency.png)",
             _memory_note(metrics, settings),
@@ -374,7 +375,8 @@ def _ratio(metrics: Metrics, settings: Settings, method: str, name: str) -> str:
 
 
 def _devices(metrics: Metrics, settings: Settings) -> str:
-    devices = sorted({str(run["device"]) for run in _own(metrics["efficiency"], settings) if run["device"]})
+    runs = _own(metrics["efficiency"], settings)
+    devices = sorted({str(run[name]) for run in runs for name in ("device", "inference_device") if run[name]})
     return f"Measured on: {', '.join(devices)}." if devices else f"The device was {NOT_MEASURED}."
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from tasks.evaluate.compare import verdict
@@ -32,20 +33,23 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def plain(header: Sequence[str], rows: Iterable[Sequence[str]], flexible: int) -> str:
-    """A plain text table no wider than 100 columns; the `flexible` column is wrapped."""
-    table = [list(header), *map(list, rows)]
-    widths = [max(len(row[column]) for row in table) for column in range(len(header))]
+def plain(header: Sequence[str], rows: Sequence[Sequence[str]], flexible: int) -> str:
+    """A plain text table no wider than 100 columns; the `flexible` column is wrapped, and headings between words."""
+    widths = [max(*map(len, title.split()), *(len(row[column]) for row in rows)) for column, title in enumerate(header)]
     widths[flexible] = max(12, min(widths[flexible], WIDTH - sum(widths) + widths[flexible] - 2 * (len(widths) - 1)))
-    lines = []
-    for row in table:
-        wrapped = textwrap.wrap(row[flexible], widths[flexible]) or [""]
-        for number_, piece in enumerate(wrapped):
-            cells = row if number_ == 0 else [""] * len(row)
-            cells = [*cells[:flexible], piece, *cells[flexible + 1 :]]
-            lines.append("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
-    lines.insert(1, "  ".join("-" * width for width in widths))
+    lines = _wrapped(header, widths)
+    lines.append("  ".join("-" * width for width in widths))
+    for row in rows:
+        lines += _wrapped(row, widths)
     return "\n".join(lines)
+
+
+def _wrapped(row: Sequence[str], widths: Sequence[int]) -> list[str]:
+    cells = [textwrap.wrap(cell, width) for cell, width in zip(row, widths, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in zip_longest(*cells, fillvalue="")
+    ]
 
 
 def measured_text(value: Any) -> str:
@@ -134,7 +138,8 @@ def _detectable(row: Row) -> str:
 
 def efficiency_rows(efficiency: Row | None) -> tuple[list[str], list[list[str]]]:
     """A row a run: parameters, memory, time, speeds, size."""
-    header = ["Method", "Trainable", "Share", "Peak memory", "Training time", "Train tok/s", "Infer tok/s", "Adapter"]
+    header = ["Method", "Trainable", "Share", "Peak memory", "Training time", "Train tok/s", "Infer tok/s"]
+    header += ["Merged tok/s", "Adapter"]
     rows = []
     for run in (efficiency or {}).get("runs") or []:
         share = run["trainable_percent"]
@@ -148,6 +153,7 @@ def efficiency_rows(efficiency: Row | None) -> tuple[list[str], list[list[str]]]
                 "none" if base else duration(run["train_seconds"]),
                 "none" if base else count(run["train_tokens_per_second"]),
                 count(run["inference_tokens_per_second"]),
+                "none" if base else count(run["inference_tokens_per_second_merged"]),
                 "none" if base else size(run["adapter_bytes"]),
             ]
         )

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.small import PROJECT, SMALL, finish_study, start_study
+from tasks.process import PROJECT
+from tests.small import SMALL, finish_study, start_study
 
 METHODS = ("sft", "prompt_tuning", "dpo")
 
@@ -155,6 +156,10 @@ def test_every_method_has_every_score_and_cost(study: Path) -> None:
     for method in METHODS:
         for figure in ("trainable_parameters", "peak_memory_bytes", "train_seconds", "inference_tokens_per_second"):
             assert costs[method][figure] > 0
+    merged = {method: run["inference_tokens_per_second_merged"] for method, run in costs.items()}
+    assert merged["sft"] > 0 and merged["dpo"] > 0
+    assert merged["base"] is None and merged["prompt_tuning"] is None
+    assert {run["inference_device"] for run in costs.values()} == {"cpu"}
 
 
 def test_the_report_shows_charts_that_are_there(study: Path) -> None:

@@ -147,3 +147,6 @@ def test_efficiency_reads_what_was_measured(workspace: Workspace, settings: Sett
     assert runs["dpo"]["train_seconds"] is None and runs["dpo"]["trainable_parameters"] == 2000
     assert runs["sft"]["evaluation_seconds"] == pytest.approx(4 * 2.5)
     assert runs["sft"]["inference_tokens_per_second"] == 103.0
+    merged = {method: run["inference_tokens_per_second_merged"] for method, run in runs.items()}
+    assert merged == {"base": None, "sft": 1234.0, "prompt_tuning": None, "dpo": 1234.0}
+    assert (runs["base"]["device"], runs["base"]["inference_device"]) == (None, "cpu")

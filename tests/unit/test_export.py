@@ -9,7 +9,7 @@ import pytest
 
 from flows.export import main
 from tasks.export import ExportError, alpaca, conversational, preference, push, sharegpt
-from tests.small import free_port
+from tasks.process import free_port
 
 ROW = {"id": "000007", "instruction": "Say hello.", "output": "Hello.\nHow are you?", "domain": "open"}
 TOKEN = "hf_" + "a" * 30

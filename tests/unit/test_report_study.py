@@ -37,7 +37,13 @@ def build_study(root: Path, settings: Settings) -> Workspace:
             assert benchmark.metric in ("acc", "acc_norm")
         write_json(
             results_folder(workspace, method) / "speed.json",
-            {"tokens_per_second": 100.0 + len(method), "parameters": 1_000_000, "seconds": [1.0]},
+            {
+                "tokens_per_second": 100.0 + len(method),
+                "tokens_per_second_merged": 1234.0 if method in ("sft", "dpo") else None,
+                "parameters": 1_000_000,
+                "seconds": [1.0],
+                "device": "cpu",
+            },
         )
     for method, trainable, memory, seconds, size in (
         ("sft", 2000, 60_000_000, 30.0, 9000),
