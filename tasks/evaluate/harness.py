@@ -182,7 +182,8 @@ class Evaluator:
 
     def _virtual_tokens(self, rows: int) -> torch.Tensor | None:
         config = getattr(self._model, "active_peft_config", None)
-        if config is None or not config.is_prompt_learning:
+        # a prefix lies in the cache before pads and text alike, where PEFT's own `generate` is right
+        if config is None or not config.is_prompt_learning or config.peft_type == "PREFIX_TUNING":
             return None
         if config.peft_type not in ("PROMPT_TUNING", "P_TUNING"):
             raise ValueError(f"{config.peft_type} adapters have no virtual tokens to place after the padding")

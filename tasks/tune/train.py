@@ -12,7 +12,7 @@ from storage.files import fingerprint, folder_aside, read_jsonl, sha256_file
 from tasks.tune import Job
 from tasks.tune.curve import convergence, thin
 from tasks.tune.memory import CPU_METHOD, CUDA_METHOD, cpu_peaks
-from tasks.tune.methods import METHODS, count_parameters, peft_config
+from tasks.tune.methods import METHODS, check_combination, count_parameters, peft_config, section_key
 from tasks.tune.publish import WEIGHTS, save_adapter, write_figures
 from tasks.tune.rows import Encoded, chat_tokenizer, encode_pairs, encode_sft, row_length, training_order
 from tasks.tune.score import answer_log_probs, answer_loss, as_sequences, preference_scores, speaking_as
@@ -25,11 +25,13 @@ def train(job: Job) -> dict[str, Any]:
         `metrics` and `cost`, as written into `job["out"]`.
 
     Raises:
-        TrainingError: a loss is not finite, or DPO does not start at ln 2.
+        TrainingError: a loss is not finite (`DivergedError`), or DPO does not start at ln 2.
+        SettingsError: the method cannot be combined with another setting.
         ValueError: the base model cannot be trained this way, or no row is left to train on.
     """
     from tasks.tune.watch import Watch
 
+    check_combination(job["method"], job["settings"], job["base_precision"])
     method = METHODS[job["method"]]
     tokenizer = chat_tokenizer(job["base"], job["base_revision"])
     encode = encode_pairs if method.trainer == "dpo" else encode_sft
@@ -40,7 +42,7 @@ def train(job: Job) -> dict[str, Any]:
         "test": encode(read_jsonl(Path(job["test"])), tokenizer, max_length),
     }
     if not splits["train"].rows:
-        raise ValueError(f"no training row fits into tuning.{job['method']}.max_length = {max_length} tokens")
+        raise ValueError(f"no training row fits into {section_key(job['method'])}.max_length = {max_length} tokens")
     watch = Watch(
         Path(job["checkpoints"]),
         job["checkpoints_kept"],
@@ -57,6 +59,7 @@ def train(job: Job) -> dict[str, Any]:
     metrics = {
         "method": job["method"],
         "seed": job["seed"],
+        "learning_rate": job["settings"]["learning_rate"],
         "trainable_parameters": trainable,
         "total_parameters": total,
         "steps": trainer.state.global_step,
@@ -109,7 +112,11 @@ def _trainer(job: Job, tokenizer: Any, rows: list[dict[str, list[int]]], scratch
 
         # rows are tokenized, labelled and cut by `tasks.tune.rows`, which counts what is lost
         arguments |= {"max_length": None, "packing": False, "dataset_kwargs": {"skip_prepare_dataset": True}}
-        config = peft_config(job["method"], settings)
+        config = peft_config(job["method"], settings, base.config)
+        if method.reparametrized:
+            from tasks.tune.encoder import EncoderKeeper
+
+            common["callbacks"] = [EncoderKeeper(watch.resume_from), watch]
         trainer = SFTTrainer(model=base, args=SFTConfig(**arguments), peft_config=config, **common)
     else:
         from peft import PeftModel

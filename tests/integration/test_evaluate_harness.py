@@ -104,9 +104,9 @@ def tasks_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def adapters(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path | None]:
-    """Adapters that move the answers: LoRA with a non-zero B, a soft prompt of 7 random tokens."""
+    """Adapters that move the answers: LoRA with a non-zero B, a soft prompt and a prefix of 7 random tokens."""
     import torch
-    from peft import LoraConfig, PromptTuningConfig, TaskType, get_peft_model
+    from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, TaskType, get_peft_model
     from transformers import AutoModelForCausalLM
 
     folder = tmp_path_factory.mktemp("adapters")
@@ -116,14 +116,15 @@ def adapters(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
         LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type=TaskType.CAUSAL_LM),
     )
     lora.save_pretrained(str(folder / "sft"))
-    prompt: Any = get_peft_model(
-        AutoModelForCausalLM.from_pretrained(tiny_model),
-        PromptTuningConfig(num_virtual_tokens=7, task_type=TaskType.CAUSAL_LM),
-    )
-    with torch.no_grad():
-        prompt.prompt_encoder["default"].embedding.weight.normal_(0, 0.5)
-    prompt.save_pretrained(str(folder / "prompt_tuning"))
-    return {"base": None, "sft": folder / "sft", "prompt_tuning": folder / "prompt_tuning"}
+    for name, config in (("prompt_tuning", PromptTuningConfig), ("prefix_tuning", PrefixTuningConfig)):
+        virtual: Any = get_peft_model(
+            AutoModelForCausalLM.from_pretrained(tiny_model),
+            config(num_virtual_tokens=7, task_type=TaskType.CAUSAL_LM),
+        )
+        with torch.no_grad():
+            virtual.prompt_encoder["default"].embedding.weight.normal_(0, 0.5)
+        virtual.save_pretrained(str(folder / name))
+    return {"base": None, **{name: folder / name for name in ("sft", "prompt_tuning", "prefix_tuning")}}
 
 
 def _arguments(model: Path, adapter: Path | None) -> dict[str, Any]:
@@ -157,7 +158,7 @@ def answers(tiny_model: Path, adapters: dict[str, Path | None], tasks_folder: Pa
 
 @cache
 def _network(model: Path, adapter: Path | None) -> tuple[Any, Any, Any]:
-    """Tokenizer, model and soft prompt, put together without PEFT."""
+    """Tokenizer, model and soft prompt or prefix, put together without PEFT."""
     import torch
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -167,7 +168,7 @@ def _network(model: Path, adapter: Path | None) -> tuple[Any, Any, Any]:
     if adapter is not None:
         weights = load_file(adapter / "adapter_model.safetensors")
         config = json.loads((adapter / "adapter_config.json").read_text())
-        if config["peft_type"] == "PROMPT_TUNING":
+        if config["peft_type"] in ("PROMPT_TUNING", "PREFIX_TUNING"):
             soft = weights["prompt_embeddings"]
         else:
             scale = config["lora_alpha"] / config["r"]
@@ -181,21 +182,28 @@ def _network(model: Path, adapter: Path | None) -> tuple[Any, Any, Any]:
 
 
 def _by_hand(model: Path, adapter: Path | None, context: str, continuation: str) -> float:
-    """Log-likelihood of a continuation, unbatched; a soft prompt stands before the embeddings."""
+    """Log-likelihood of a continuation, unbatched, with the soft prompt or prefix put in by hand."""
     import torch
+    from transformers import DynamicCache
 
     tokenizer, network, soft = _network(model, adapter)
     whole = tokenizer(context + continuation)["input_ids"]
     start = len(tokenizer(context)["input_ids"])
     with torch.no_grad():
         embeds = network.get_input_embeddings()(torch.tensor(whole))
-        if soft is not None:
+        cache = DynamicCache()
+        if soft is not None and soft.shape[1] == embeds.shape[1]:
             embeds = torch.cat([soft, embeds])
-        logits = network(inputs_embeds=embeds[None]).logits[0, -len(whole) :].log_softmax(-1)
+        elif soft is not None:
+            heads, size = network.config.num_key_value_heads, network.config.head_dim
+            pairs = soft.view(1, len(soft), -1, 2, heads, size).permute(2, 3, 0, 4, 1, 5)
+            for layer, (keys, values) in enumerate(pairs):
+                cache.update(keys, values, layer)
+        logits = network(inputs_embeds=embeds[None], past_key_values=cache).logits[0, -len(whole) :].log_softmax(-1)
     return sum(float(logits[position - 1, whole[position]]) for position in range(start, len(whole)))
 
 
-@pytest.mark.parametrize("method", ["base", "sft", "prompt_tuning"])
+@pytest.mark.parametrize("method", ["base", "sft", "prompt_tuning", "prefix_tuning"])
 def test_log_likelihoods_equal_a_hand_computation(
     method: str,
     answers: dict[str, dict[str, Any]],
@@ -228,7 +236,7 @@ def test_truthfulqa_is_the_mass_on_true_answers(answers: dict[str, dict[str, Any
         assert row["metrics"]["acc"] == pytest.approx(mass[0] / sum(mass), abs=TOLERANCE)
 
 
-@pytest.mark.parametrize("method", ["base", "sft", "prompt_tuning"])
+@pytest.mark.parametrize("method", ["base", "sft", "prompt_tuning", "prefix_tuning"])
 def test_a_shared_preamble_changes_no_log_likelihood(
     method: str,
     answers: dict[str, dict[str, Any]],
@@ -259,7 +267,7 @@ def test_a_shared_preamble_changes_no_log_likelihood(
 def test_adapters_change_answers(answers: dict[str, dict[str, Any]]) -> None:
     """No method is handed another's answers."""
     seen = {method: jsonl(answer["hellaswag"]["samples"]) for method, answer in answers.items()}
-    assert len(set(seen.values())) == 3
+    assert len(set(seen.values())) == len(answers)
 
 
 def test_mmlu_is_clustered_by_subject_and_others_are_not(answers: dict[str, dict[str, Any]]) -> None:
@@ -309,7 +317,7 @@ def test_two_runs_are_byte_identical(
         assert load_samples(tmp_path / "a", task) == answers["prompt_tuning"][task]["samples"]
 
 
-@pytest.mark.parametrize("method", ["base", "sft", "prompt_tuning"])
+@pytest.mark.parametrize("method", ["base", "sft", "prompt_tuning", "prefix_tuning"])
 def test_batched_generation_equals_one_by_one(method: str, answers: dict[str, dict[str, Any]]) -> None:
     """Left padding must not come between the soft prompt and the text."""
     assert answers[method]["batched"] == answers[method]["alone"]
