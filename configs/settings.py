@@ -287,6 +287,11 @@ class TuningSettings(Section):
         own: dict[str, TrainingSettings] = {"sft": self.sft, "prompt_tuning": self.prompt_tuning, "dpo": self.dpo}
         return own | {name: section for name, section in further.items() if section}
 
+    @property
+    def longest_soft_prompt(self) -> int:
+        """Virtual tokens of the method that has most [tokens]."""
+        return max(getattr(section, "num_virtual_tokens", 0) for section in self.methods.values())
+
     @model_validator(mode="before")
     @classmethod
     def _further_methods_train_as_sft_does(cls, values: Any) -> Any:

@@ -29,7 +29,7 @@ def train(job: Job) -> dict[str, Any]:
         SettingsError: the method cannot be combined with another setting.
         ValueError: the base model cannot be trained this way, or no row is left to train on.
     """
-    from tasks.tune.watch import Watch
+    from tasks.tune.watch import DivergedError, Watch
 
     check_combination(job["method"], job["settings"], job["base_precision"])
     method = METHODS[job["method"]]
@@ -71,6 +71,10 @@ def train(job: Job) -> dict[str, Any]:
     }
     if method.trainer == "dpo":
         metrics["first_loss"] = losses[0]
+    for name, figures in metrics["eval"].items():
+        if figures["loss_after"] is not None and not math.isfinite(figures["loss_after"]):
+            told = f"the loss on the {name} rows after training is {figures['loss_after']}: nothing is published"
+            raise DivergedError(f"{told} (try a lower learning rate)", cost["train_seconds"], cost["train_tokens"])
     with folder_aside(Path(job["out"])) as aside:
         save_adapter(trainer.model, aside, job["base_name"], job["base_revision"])
         cost["adapter_bytes"] = (aside / WEIGHTS).stat().st_size

@@ -1,4 +1,4 @@
-"""One method's training as a task: a job for a fresh process, then the published adapter."""
+"""One training as a task: a job for a fresh process, then the published adapter."""
 
 from __future__ import annotations
 
@@ -9,51 +9,42 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.settings import Settings
+from configs.settings import Settings, TrainingSettings
 from storage.files import read_json
 from storage.stages import publishing, result_digest
 from storage.workspace import Workspace
 from tasks.models import model_source, resolve_revision
 from tasks.process import run_in_child
-from tasks.progress import tune_steps
 from tasks.provenance import provenance
 from tasks.stages import Stage
 from tasks.tune import ACCELERATE, Job
+from tasks.tune.rates import chosen_rate
 
 MEASUREMENTS = ("cost.json",)
 
 
 @dataclass(frozen=True)
-class TrainingWork:
-    """A method to train: what it reads, and where its state lies."""
+class TrainingRun:
+    """One run of a trainer in a process of its own: what it reads, and where its state lies."""
 
     settings: Settings
     workspace: Workspace
-    stage: Stage
-
-    @property
-    def method(self) -> str:
-        """The method's name."""
-        return self.stage.name.removeprefix("tune-")
-
-    @property
-    def key(self) -> str:
-        """Names the run."""
-        return f"{self.stage.name}-{self.stage.require_key().fingerprint}"
+    method: str
+    seed: int
+    key: str
+    """Names the run; ends with the fingerprint of what it reads."""
+    section: TrainingSettings
+    """The method's settings with the learning rate and the epochs of this run."""
 
     @property
     def checkpoints(self) -> Path:
         """Where the run's checkpoints lie."""
         return self.workspace.state / "checkpoints" / self.key
 
-    def done(self) -> bool | None:
-        """True where the adapter is published and whole."""
-        return self.stage.state().done or None
-
     @property
     def steps(self) -> int:
         """Optimizer steps of the run."""
-        return tune_steps(self.method, self.settings)
+        return training_steps(self.method, self.section, self.settings)
 
     def progress(self) -> float:
         """Share of the steps done, as the child tells while it runs."""
@@ -63,6 +54,11 @@ class TrainingWork:
         except (OSError, ValueError, KeyError, ZeroDivisionError):
             return 0.0
 
+    def run(self, target: str, out: Path) -> dict[str, Any]:
+        """Call a function with the run's job in a fresh process; it goes on from the newest valid checkpoint."""
+        threads = self.settings.hardware.threads
+        return run_in_child(target, {"job": self.job(out)}, threads=threads, launcher=ACCELERATE)
+
     @property
     def _progress_file(self) -> Path:
         return Path(tempfile.gettempdir()) / f"{self.key}-{os.getpid()}.json"
@@ -70,12 +66,12 @@ class TrainingWork:
     def job(self, out: Path) -> Job:
         """What the child process is told."""
         settings, place = self.settings, self.workspace
-        base, seed = settings.models.base, settings.seed
+        base = settings.models.base
         data = place.preference if self.method == "dpo" else place.filtered
         return Job(
             method=self.method,
-            seed=seed,
-            settings=getattr(settings.tuning, self.method).model_dump(mode="json"),
+            seed=self.seed,
+            settings=self.section.model_dump(mode="json", exclude={"search_rates"}),
             checkpoint_steps=settings.tuning.checkpoint_steps,
             checkpoints_kept=settings.tuning.checkpoints_kept,
             base=model_source(base, place),
@@ -85,23 +81,51 @@ class TrainingWork:
             train=str(data / "train.jsonl"),
             val=str(data / "val.jsonl"),
             test=str(data / "test.jsonl"),
-            sft_adapter=str(place.adapter("sft", seed)) if self.method == "dpo" else None,
+            sft_adapter=str(place.adapter("sft", self.seed)) if self.method == "dpo" else None,
             checkpoints=str(self.checkpoints),
             out=str(out),
             progress=str(self._progress_file),
-            stage_data={"fingerprint": self.stage.require_key().fingerprint, "data": result_digest(data)},
+            stage_data={"fingerprint": self.key.rpartition("-")[2], "data": result_digest(data)},
         )
+
+
+@dataclass(frozen=True)
+class TrainingWork:
+    """A method to train with one seed."""
+
+    settings: Settings
+    workspace: Workspace
+    stage: Stage
+
+    @property
+    def run(self) -> TrainingRun:
+        """The training, at the learning rate that was searched for, or the required one."""
+        stage, section = self.stage, self.settings.tuning.methods[self.stage.method]
+        if section.search_rates:
+            section = section.model_copy(update={"learning_rate": chosen_rate(self.workspace.search(stage.method))})
+        key = f"{stage.name}-{stage.require_key().fingerprint}"
+        return TrainingRun(self.settings, self.workspace, stage.method, stage.seed, key, section)
+
+    def done(self) -> bool | None:
+        """True where the adapter is published and whole."""
+        return self.stage.state().done or None
+
+
+def training_steps(method: str, section: TrainingSettings, settings: Settings) -> int:
+    """Optimizer steps of a training."""
+    rows = settings.preference.train_pairs if method == "dpo" else settings.filter.train_rows
+    return max(1, -(-round(section.epochs * rows) // section.batch_size))
 
 
 def train_method(work: TrainingWork) -> dict[str, Any]:
     """Train in a fresh process, going on from the newest valid checkpoint, and publish the adapter."""
-    if work.done():
-        return {"method": work.method}
-    with tempfile.TemporaryDirectory(prefix="train-") as local:
-        out = Path(local) / "adapter"
-        threads = work.settings.hardware.threads
-        run_in_child("tasks.tune.train:train", {"job": work.job(out)}, threads=threads, launcher=ACCELERATE)
-        with publishing(work.stage.folder, work.stage.require_key(), provenance(work.settings), MEASUREMENTS) as folder:
-            shutil.copytree(out, folder, dirs_exist_ok=True)
-    shutil.rmtree(work.checkpoints, ignore_errors=True)
-    return {"method": work.method}
+    if not work.done():
+        run = work.run
+        with tempfile.TemporaryDirectory(prefix="train-") as local:
+            out = Path(local) / "adapter"
+            run.run("tasks.tune.train:train", out)
+            key = work.stage.require_key()
+            with publishing(work.stage.folder, key, provenance(work.settings), MEASUREMENTS) as folder:
+                shutil.copytree(out, folder, dirs_exist_ok=True)
+        shutil.rmtree(run.checkpoints, ignore_errors=True)
+    return {"method": work.stage.method, "seed": work.stage.seed}
