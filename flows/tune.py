@@ -45,14 +45,18 @@ def search_rates(settings: Settings, workspace: Path, methods: list[str]) -> Non
     """Try each candidate learning rate of the methods, and publish which one is used."""
     place = Workspace(workspace)
     stages = unfinished(settings, workspace, "search", methods)
-    tried = [candidate for stage in stages for candidate in candidates(settings, place, stage)]
     units = [
         Unit(
-            f"{one.stage.name}-{one.rate:g}", one.run.key, {"candidate": one}, one.outcome, one.run.steps,
-            one.run.progress,
+            name=f"{candidate.stage.name}-{candidate.rate:g}",
+            key=candidate.run.key,
+            arguments={"candidate": candidate},
+            on_disk=candidate.outcome,
+            size=candidate.run.steps,
+            progress=candidate.run.progress,
         )
-        for one in tried
-    ]  # fmt: skip
+        for stage in stages
+        for candidate in candidates(settings, place, stage)
+    ]
     run_units(try_candidate, units, place.state / "prefect", f"search {_listed(stages)}", "step")
     for stage in stages:
         publish_search(settings, place, stage)
@@ -63,14 +67,17 @@ def train_methods(settings: Settings, workspace: Path, methods: list[str]) -> No
     """Train the methods that are not published yet, with every seed."""
     place = Workspace(workspace)
     stages = unfinished(settings, workspace, "tune", methods)
-    works = [TrainingWork(settings, place, stage) for stage in stages]
     units = [
         Unit(
-            f"train-{work.stage.method}-seed-{work.stage.seed}", work.run.key, {"work": work}, work.done,
-            work.run.steps, work.run.progress,
+            name=f"train-{work.stage.method}-seed-{work.stage.seed}",
+            key=work.run.key,
+            arguments={"work": work},
+            on_disk=work.done,
+            size=work.run.steps,
+            progress=work.run.progress,
         )
-        for work in works
-    ]  # fmt: skip
+        for work in (TrainingWork(settings, place, stage) for stage in stages)
+    ]
     run_units(train_method, units, place.state / "prefect", f"train {_listed(stages)}", "step")
 
 

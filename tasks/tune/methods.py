@@ -62,7 +62,13 @@ METHODS: Mapping[str, Method] = {
         excludes=ONE_ROW_A_SEQUENCE,
         reparametrized=True,
     ),
-    "ia3": Method("IA3", "sft", "IA3Config", {name: name for name in ("target_modules", "feedforward_modules")}),
+    "ia3": Method(
+        "IA3",
+        "sft",
+        "IA3Config",
+        {name: name for name in ("target_modules", "feedforward_modules")},
+        excludes={"nf4": "PEFT's IA3 gives fp32 keys behind 4-bit weights, and attention fails beside fp16 queries"},
+    ),
     "dora": Method("DoRA", "sft", "LoraConfig", LORA, fixed={"use_dora": True}),
     "loha": Method(
         "LoHa",

@@ -12,7 +12,7 @@ SEARCH = "search.json"
 
 
 class SearchError(RuntimeError):
-    """No candidate learning rate can be used; the message says how each failed and what to do."""
+    """No learning rate can be chosen; the message says why and what to do."""
 
 
 def chosen_rate(folder: Path) -> float | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from storage.workspace import Workspace
 from tasks.provenance import provenance
 from tasks.stages import Stage
 from tasks.tune import Job
-from tasks.tune.rates import SEARCH, choose_rate
+from tasks.tune.rates import SEARCH, SearchError, choose_rate
 from tasks.tune.work import MEASUREMENTS, TrainingRun
 
 OUTCOME = "outcome.json"
@@ -35,7 +36,7 @@ class Candidate:
     stage: Stage
     rate: float
 
-    @property
+    @cached_property
     def run(self) -> TrainingRun:
         """Its training; the key names this rate and not the others, so that a longer list repeats none."""
         stage, epochs = self.stage, self.settings.tuning.search_epochs
@@ -82,6 +83,9 @@ def try_candidate(candidate: Candidate) -> dict[str, Any]:
 def try_rate(job: Job) -> dict[str, Any]:
     """One candidate's training, in the child process; a loss that is not finite is an outcome and no error.
 
+    Returns:
+        As `Candidate.outcome` tells; `seconds` [s] and `tokens` of the steps that were made.
+
     Raises:
         ValueError: no validation row is left to choose by.
     """
@@ -106,10 +110,14 @@ def publish_search(settings: Settings, workspace: Workspace, stage: Stage) -> di
     """Choose among the candidates' outcomes and publish `search.json` and `cost.json`.
 
     Raises:
-        SearchError: every candidate failed.
+        SearchError: every candidate failed, or one was not tried.
     """
     tried = candidates(settings, workspace, stage)
     outcomes = [outcome for candidate in tried if (outcome := candidate.outcome())]
+    if len(outcomes) < len(tried):
+        raise SearchError(
+            f"{len(tried) - len(outcomes)} of {stage.method}'s learning rates were not tried; try them first"
+        )
     chosen, at_edge = choose_rate(stage.method, outcomes)
     epochs, steps = settings.tuning.search_epochs, tried[0].run.steps
     search = {

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ class TrainingWork:
     workspace: Workspace
     stage: Stage
 
-    @property
+    @cached_property
     def run(self) -> TrainingRun:
         """The training, at the learning rate that was searched for, or the required one."""
         stage, section = self.stage, self.settings.tuning.methods[self.stage.method]
@@ -120,12 +121,11 @@ def training_steps(method: str, section: TrainingSettings, settings: Settings) -
 def train_method(work: TrainingWork) -> dict[str, Any]:
     """Train in a fresh process, going on from the newest valid checkpoint, and publish the adapter."""
     if not work.done():
-        run = work.run
         with tempfile.TemporaryDirectory(prefix="train-") as local:
             out = Path(local) / "adapter"
-            run.run("tasks.tune.train:train", out)
+            work.run.run("tasks.tune.train:train", out)
             key = work.stage.require_key()
             with publishing(work.stage.folder, key, provenance(work.settings), MEASUREMENTS) as folder:
                 shutil.copytree(out, folder, dirs_exist_ok=True)
-        shutil.rmtree(run.checkpoints, ignore_errors=True)
+        shutil.rmtree(work.run.checkpoints, ignore_errors=True)
     return {"method": work.stage.method, "seed": work.stage.seed}

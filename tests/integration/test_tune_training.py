@@ -27,6 +27,7 @@ from configs.settings import (
     PrefixTuningSettings,
     PromptTuningSettings,
     PTuningSettings,
+    SettingsError,
 )
 from storage.checkpoints import newest_checkpoint
 from storage.files import read_json, read_jsonl, write_jsonl
@@ -346,6 +347,20 @@ def test_adapters_of_a_4_bit_model_are_trained_in_fp32(data: Path, tmp_path: Pat
         assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
         assert not any(torch.equal(tensor, tensor.bfloat16().float()) for tensor in weights.values())
         adapter = job["out"]
+
+
+@pytest.mark.parametrize("method", FURTHER)
+def test_further_methods_on_a_4_bit_model(data: Path, tmp_path: Path, method: str) -> None:
+    base = build_tiny_model(tmp_path / "base", hidden=64)
+    job = make_job(method, data, base, tmp_path / method)
+    job["base_precision"] = "nf4"
+    if method in ("ia3", "loha"):
+        with pytest.raises(SettingsError, match=r"models.base.precision: got 'nf4'"):
+            train(job)
+        return
+    metrics = train(job)["metrics"]
+    assert metrics["total_parameters"] == sum(parameter.numel() for parameter in load(base, None).parameters())
+    assert metrics["eval"]["val"]["loss_after"] < metrics["eval"]["val"]["loss_before"]
 
 
 def test_accelerate_launches_the_child_and_it_dies_with_its_parent(

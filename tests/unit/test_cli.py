@@ -60,7 +60,7 @@ def test_options_and_settings_mix(tmp_path: Path) -> None:
     "words", [["--tuning.also", "{ia3: {learning_rate: 5e-3}}"], ["--tuning.also.ia3.learning_rate", "5e-3"]]
 )
 def test_a_further_method_is_one_line(tmp_path: Path, words: list[str]) -> None:
-    settings, _, _ = parse("status", "", ["--workspace", str(tmp_path), "--profile", "t4", *words])
+    settings, _, _ = parse("status", "", ["--workspace", str(tmp_path), "--profile", "smol", *words])
     assert list(settings.tuning.methods) == ["sft", "prompt_tuning", "dpo", "ia3"]
     assert settings.tuning.methods["ia3"].learning_rate == 5e-3
     assert settings.tuning.methods["ia3"].epochs == settings.tuning.sft.epochs

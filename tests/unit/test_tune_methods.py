@@ -20,7 +20,7 @@ from configs.settings import (
     TrainingSettings,
     load_settings,
 )
-from tasks.tune.methods import METHODS, check_methods, trainable_parameters
+from tasks.tune.methods import METHODS, check_combination, check_methods, trainable_parameters
 from tasks.tune.publish import normal_config
 
 SHARED = {
@@ -110,10 +110,19 @@ def test_what_cannot_be_combined_is_told(overrides: dict[str, object], words: li
         assert word in str(caught.value)
 
 
+@pytest.mark.parametrize("method", ["prompt_tuning", "p_tuning", "prefix_tuning"])
+@pytest.mark.parametrize("other", ["packing", "padding_free"])
+def test_virtual_tokens_need_a_sequence_for_each_row(method: str, other: str) -> None:
+    with pytest.raises(SettingsError, match=rf"tuning\.(also\.)?{method}\.{other}: got True.*set it to false"):
+        check_combination(method, {other: True}, "fp32")
+    check_combination("sft", {other: True}, "fp32")
+
+
 def test_what_can_be_combined_is_not_refused() -> None:
     further = {name: {"learning_rate": 1e-3} for name in FurtherMethods.model_fields}
     check_methods(load_settings("demo", {"tuning.also": further}))
-    check_methods(load_settings("t4", {"tuning.also": {name: further[name] for name in further if name != "loha"}}))
+    in_4_bit = {name: further[name] for name in further if name not in ("ia3", "loha")}
+    check_methods(load_settings("t4", {"tuning.also": in_4_bit}))
 
 
 def test_an_adapter_config_forgets_order_and_place() -> None:
