@@ -106,6 +106,11 @@ def _seeds(settings: Settings) -> str:
     )
 
 
+def _corner(settings: Settings) -> str:
+    """The corner of a table that shows one seed of several."""
+    return f"Seed {settings.seed}" if settings.tuning.seeds > 1 else ""
+
+
 def _summary(metrics: Metrics, settings: Settings) -> str:
     lines = []
     for method in study_methods(settings):
@@ -233,7 +238,12 @@ def _methods(metrics: Metrics, settings: Settings) -> str:
             "(arXiv 2104.08691) trains embeddings that precede every input and nothing else. **DPO** "
             "(arXiv 2305.18290) goes on from the LoRA adapter with preference pairs; that adapter, frozen, is its "
             "reference.",
-            _table(("", *map(method_name, sections)), rows, "metrics/efficiency.json", "and metrics/provenance.json"),
+            _table(
+                (_corner(settings), *map(method_name, sections)),
+                rows,
+                "metrics/efficiency.json",
+                "and metrics/provenance.json",
+            ),
         ]
     )
 
@@ -285,7 +295,7 @@ def _training(metrics: Metrics, settings: Settings) -> str:
     test = own("sft", "convergence", "test")
     lines = [
         *_searches(metrics, settings),
-        _table(("", *map(method_name, methods)), rows, "metrics/training.json"),
+        _table((_corner(settings), *map(method_name, methods)), rows, "metrics/training.json"),
         "![Loss curves](figures/loss_curves.png)",
         "Losses are means over answer tokens in nats; DPO's is a mean over pairs and starts at ln 2 = 0.693147, where "
         "policy and reference agree. Validation and test rows were never trained on.",
@@ -325,9 +335,9 @@ def _searches(metrics: Metrics, settings: Settings) -> list[str]:
         "a better one may lie beyond."
     )
     return [
-        "Each method's learning rate is the candidate with the lowest validation loss after "
-        f"{settings.tuning.search_epochs:g} epochs of training with seed {settings.seed}; every method had as many "
-        "candidates. DPO's loss is DPO's own.",
+        "Each method's learning rate is the candidate with the lowest validation loss after training with seed "
+        f"{settings.seed} (epochs: {settings.tuning.search_epochs:g}); every method had as many candidates. DPO's loss "
+        "is DPO's own.",
         table,
         *([warning] if edges else []),
     ]
@@ -435,7 +445,8 @@ def _analysis(metrics: Metrics, settings: Settings) -> str:
             "![Trade-off](figures/trade_off.png)",
             f"### {RECOMMENDATIONS}",
             "A method is eligible if it was compared on every benchmark, is significantly worse on none, and lowered "
-            "its loss on test rows. DPO's costs include those of the SFT adapter it starts from.",
+            "its loss on test rows. DPO's costs include those of the SFT adapter it starts from."
+            + (f" Costs and losses are those of seed {settings.seed}." if settings.tuning.seeds > 1 else ""),
             _table(
                 ("Use case", "Recommended", "Rule", "Figures"),
                 picks,
@@ -468,7 +479,8 @@ def _memory_note(metrics: Metrics, settings: Settings) -> str:
     ]
     if not rows:
         return f"How peak memory was measured: {NOT_MEASURED}."
-    table = _table(("Peak memory", "Allocated", "Reserved", "Process"), rows, "metrics/training.json", "cost")
+    title = ", ".join(filter(None, ("Peak memory", _corner(settings).lower())))
+    table = _table((title, "Allocated", "Reserved", "Process"), rows, "metrics/training.json", "cost")
     return f"{table}\n\nHow: {runs[0]['cost']['peak_memory_method']}."
 
 

@@ -389,6 +389,7 @@ def test_a_report_of_many_runs_says_which_it_shows(larger: tuple[Workspace, Sett
     assert "the seeds 0, 1, 2 on the same data" in report and "it is seed 0" in report
     assert "| LoRA SFT (seed 0) |" in report and "| IA3 (seed 2) |" in report and "Base model (seed" not in report
     assert "| IA3 | 0.0001: 1.500; 0.001: failed | 0.0001 | 12.0 s, 3,400 tokens |" in report
+    assert report.count("| Seed 0 | LoRA SFT |") == 2 and "| Peak memory, seed 0 |" in report
     assert report.count("**Warning**") == 1 and "the chosen rate of IA3 is" in report
     assert "none was searched for" not in report
     table = comparison_table(
