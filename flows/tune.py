@@ -17,10 +17,9 @@ from storage.workspace import Workspace
 from tasks.evaluate.results import study_methods
 from tasks.models import resolve_revision
 from tasks.stages import Stage, study_stages
+from tasks.tune.methods import METHODS
 from tasks.tune.search import candidates, publish_search, try_candidate
 from tasks.tune.work import TrainingWork, train_method
-
-AFTER_SFT = ("dpo",)
 
 
 @flow(name="tune", flow_run_name="tune-{settings.profile}-{settings.seed}", persist_result=False)
@@ -33,8 +32,9 @@ def tune(settings: Settings, workspace: Path) -> None:
     resolve_revision(settings.models.base, Workspace(workspace))
     workers = at_once(settings.hardware.workers)
     search, train = search_rates.with_options(task_runner=workers), train_methods.with_options(task_runner=workers)
-    on_the_base_model = [method for method in study_methods(settings) if method not in AFTER_SFT]
-    for methods in (on_the_base_model, [*AFTER_SFT]):
+    on_the_base_model = [method for method in study_methods(settings) if METHODS[method].peft]
+    on_an_adapter = [method for method in study_methods(settings) if not METHODS[method].peft]
+    for methods in (on_the_base_model, on_an_adapter):
         if unfinished(settings, workspace, "search", methods):
             search(settings, workspace, methods)
         train(settings, workspace, methods)

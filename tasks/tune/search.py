@@ -72,7 +72,7 @@ def try_candidate(candidate: Candidate) -> dict[str, Any]:
     if (outcome := candidate.outcome()) is None:
         run = candidate.run
         with tempfile.TemporaryDirectory(prefix="search-") as local:
-            outcome = run.run("tasks.tune.search:try_rate", Path(local) / "adapter")
+            outcome = run.in_child("tasks.tune.search:try_rate", Path(local) / "adapter")
         with folder_aside(candidate.folder) as aside:
             write_json(aside / OUTCOME, outcome)
             seal(aside)

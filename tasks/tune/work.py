@@ -55,7 +55,7 @@ class TrainingRun:
         except (OSError, ValueError, KeyError, ZeroDivisionError):
             return 0.0
 
-    def run(self, target: str, out: Path) -> dict[str, Any]:
+    def in_child(self, target: str, out: Path) -> dict[str, Any]:
         """Call a function with the run's job in a fresh process; it goes on from the newest valid checkpoint."""
         threads = self.settings.hardware.threads
         return run_in_child(target, {"job": self.job(out)}, threads=threads, launcher=ACCELERATE)
@@ -123,7 +123,7 @@ def train_method(work: TrainingWork) -> dict[str, Any]:
     if not work.done():
         with tempfile.TemporaryDirectory(prefix="train-") as local:
             out = Path(local) / "adapter"
-            work.run.run("tasks.tune.train:train", out)
+            work.run.in_child("tasks.tune.train:train", out)
             key = work.stage.require_key()
             with publishing(work.stage.folder, key, provenance(work.settings), MEASUREMENTS) as folder:
                 shutil.copytree(out, folder, dirs_exist_ok=True)

@@ -108,6 +108,6 @@ def test_a_killed_candidate_goes_on_from_its_checkpoint(place: Workspace, settin
         with pytest.raises(ChildError):
             child.ready.result()
     assert candidate.outcome() is None and any(run.checkpoints.glob("checkpoint-*"))
-    told = run.run("tasks.tune.search:try_rate", place.root / "resumed")
+    told = run.in_child("tasks.tune.search:try_rate", place.root / "resumed")
     assert read_json(place.root / "resumed" / "cost.json")["segments"] == 2
     assert try_candidate(candidate)["val_loss"] == pytest.approx(told["val_loss"], abs=0)
