@@ -7,6 +7,7 @@ This module imports neither Prefect nor torch, so that a wrong setting is told i
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -177,6 +178,9 @@ class TrainingSettings(Section):
         None, description="rows in memory at once; batch_size must be a multiple; none takes as many as fit [rows]"
     )
     learning_rate: Rate = Field(description="peak learning rate of AdamW")
+    search_rates: list[Rate] = Field(
+        [], description="learning rates to choose from by validation loss; none trains at learning_rate"
+    )
     warmup_share: Fraction = Field(0.03, description="share of the steps with a rising learning rate")
     schedule: Literal["linear", "cosine"] = Field("cosine", description="fall of the learning rate to 0 after warm-up")
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="decoupled weight decay of AdamW")
@@ -190,6 +194,12 @@ class TrainingSettings(Section):
     def _micro_batch_divides(self) -> TrainingSettings:
         if self.micro_batch and self.batch_size % self.micro_batch:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of micro_batch {self.micro_batch}")
+        return self
+
+    @model_validator(mode="after")
+    def _candidates_differ(self) -> TrainingSettings:
+        if len(set(self.search_rates)) != len(self.search_rates):
+            raise ValueError(f"search_rates {self.search_rates} names a learning rate twice; each is tried once")
         return self
 
 
@@ -215,17 +225,110 @@ class DpoSettings(TrainingSettings):
     beta: Rate = Field(0.1, description="strength of the pull to the reference model (2.4.3)")
 
 
+class PrefixTuningSettings(TrainingSettings):
+    """Prefix tuning: trained keys and values before every layer's own (arXiv 2101.00190)."""
+
+    num_virtual_tokens: Positive = Field(20, description="length of the prefix [tokens]")
+    gradient_checkpointing: bool = Field(False, description="PEFT cannot recompute behind a prefix: false")
+
+
+class PTuningSettings(TrainingSettings):
+    """P-tuning: a soft prompt that a small network writes while it is trained (arXiv 2103.10385)."""
+
+    num_virtual_tokens: Positive = Field(20, description="soft prompt length [tokens]")
+    encoder_hidden_size: Positive | None = Field(
+        None, description="width of that network [units]; none takes the base model's"
+    )
+
+
+class Ia3Settings(TrainingSettings):
+    """IA3: a trained factor for each key, value and feed-forward activation (arXiv 2205.05638)."""
+
+    target_modules: list[str] = Field(["k_proj", "v_proj", "down_proj"], description="rescaled matrices")
+    feedforward_modules: list[str] = Field(["down_proj"], description="those of them rescaled at their input")
+
+
+class DoraSettings(LoraSettings):
+    """DoRA: LoRA on the direction of the weights, and a trained magnitude (arXiv 2402.09353)."""
+
+
+class LohaSettings(TrainingSettings):
+    """LoHa: updates that are the product, entry by entry, of two low-rank ones (arXiv 2108.06098)."""
+
+    r: Positive = Field(8, description="rank of each of the two")
+    alpha: Positive = Field(8, description="scale")
+    target_modules: list[str] = Field(["q_proj", "k_proj", "v_proj", "o_proj"], description="adapted matrices")
+
+
+class FurtherMethods(Section):
+    """Methods beside the study's three, by name; one line of the profile turns one on.
+
+    What a method is not given comes from `tuning.sft`, except the learning rates.
+    """
+
+    prefix_tuning: PrefixTuningSettings | None = None
+    p_tuning: PTuningSettings | None = None
+    ia3: Ia3Settings | None = None
+    dora: DoraSettings | None = None
+    loha: LohaSettings | None = None
+
+
 class TuningSettings(Section):
-    """The three adaptation methods (2.4)."""
+    """The three adaptation methods (2.4), and any further ones."""
 
     sft: LoraSettings
     prompt_tuning: PromptTuningSettings
     dpo: DpoSettings
+    also: FurtherMethods = Field(default_factory=FurtherMethods)
+    seeds: Positive = Field(1, description="trainings of each method, with the study's seed, the next, … [runs]")
+    search_epochs: Rate = Field(1.0, description="training of each candidate learning rate [epochs]")
     fused_kernels: bool | None = Field(
         None, description="Liger's kernels; none takes them where they are installed and the GPU has bf16"
     )
     checkpoint_steps: Positive = Field(description="steps between checkpoints [steps]")
     checkpoints_kept: Annotated[int, Field(ge=2)] = Field(2, description="checkpoints kept; 2 survive a torn one")
+
+    @property
+    def methods(self) -> dict[str, TrainingSettings]:
+        """Every method of the study by name, the three required ones first."""
+        further = {name: getattr(self.also, name) for name in FurtherMethods.model_fields}
+        own: dict[str, TrainingSettings] = {"sft": self.sft, "prompt_tuning": self.prompt_tuning, "dpo": self.dpo}
+        return own | {name: section for name, section in further.items() if section}
+
+    @property
+    def longest_soft_prompt(self) -> int:
+        """Virtual tokens of the method that has most [tokens]."""
+        return max(getattr(section, "num_virtual_tokens", 0) for section in self.methods.values())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _further_methods_train_as_sft_does(cls, values: Any) -> Any:
+        sft, also = (values.get(name) for name in ("sft", "also")) if isinstance(values, dict) else (None, None)
+        if not isinstance(sft, dict) or not isinstance(also, dict):
+            return values
+        return values | {"also": {name: _as_sft(name, section, sft) for name, section in also.items()}}
+
+    @model_validator(mode="after")
+    def _searches_cost_the_same(self) -> TuningSettings:
+        candidates = {name: len(section.search_rates) for name, section in self.methods.items()}
+        if len(set(candidates.values())) > 1:
+            told = ", ".join(f"{name} {count}" for name, count in candidates.items())
+            raise ValueError(
+                "search_rates: every method gets the same number of learning rates to choose from, or none does, "
+                f"so that none is better searched than another; got {told}"
+            )
+        return self
+
+
+def _as_sft(method: str, section: Any, sft: Mapping[str, Any]) -> Any:
+    """A further method's settings over those of `sft` that its own class says nothing about."""
+    field = FurtherMethods.model_fields.get(method)
+    if field is None or not isinstance(section, dict):
+        return section
+    own = {"learning_rate", "search_rates", *inspect.get_annotations(_section(field.annotation) or Section)}
+    return {
+        name: value for name, value in sft.items() if name in TrainingSettings.model_fields and name not in own
+    } | section
 
 
 class BenchmarkSettings(Section):
@@ -356,8 +459,12 @@ def _describe(problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         known = [name for name, _ in setting_keys()]
         close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        group = key.rpartition(".")[0]
+        inside = list(
+            dict.fromkeys(name[len(group) + 1 :].split(".")[0] for name in known if name.startswith(f"{group}."))
+        )
         hint = f"; did you mean --{close[0]}?" if close else "; see --help for every setting"
-        return f"--{key}: no such setting{hint}"
+        return f"--{key}: no such setting{hint}" + (f" {group} takes {', '.join(inside)}" if inside else "")
     takes = problem["msg"].removeprefix("Value error, ")
     if isinstance(problem["input"], dict):
         return f"--{key}: {takes}"

@@ -14,6 +14,7 @@ from configs.settings import Settings, SettingsError, load_settings, profiles, s
 from storage.files import sweep_leftovers
 from storage.lock import WorkspaceBusyError, only_one
 from storage.workspace import Workspace, WorkspaceError, default_root, open_workspace
+from tasks.tune.methods import check_methods
 
 LEFTOVER_SECONDS = 3600
 DONE, FAILED, WRONG_SETTINGS, INTERRUPTED = 0, 1, 2, 130
@@ -112,7 +113,9 @@ def parse_settings(
     if add_options:
         add_options(parser)
     options, rest = parser.parse_known_args(arguments)
-    return load_settings(options.profile, _overrides(rest)), options
+    settings = load_settings(options.profile, _overrides(rest))
+    check_methods(settings)
+    return settings, options
 
 
 def _overrides(rest: Sequence[str]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from flows.cli import run
 from storage.workspace import Workspace
 from tasks.evaluate.work import MethodWork, evaluate_benchmark
 from tasks.models import resolve_revision
-from tasks.stages import METHODS, study_stages
+from tasks.stages import study_stages
 
 
 @flow(
@@ -29,18 +29,18 @@ def evaluate(settings: Settings, workspace: Path) -> None:
     """Score the base model and each adapter; a model is loaded once, in a process of its own, for all benchmarks."""
     place = Workspace(workspace)
     revision = resolve_revision(settings.models.base, place)
-    stages = [study_stages(settings, place)[f"evaluate-{method}"] for method in ("base", *METHODS)]
-    waiting = [stage for stage in stages if not stage.state().done]
+    stages = study_stages(settings, place).values()
+    waiting = [stage for stage in stages if stage.kind == "evaluate" and not stage.state().done]
     size = settings.hardware.workers
     for group in [waiting[i : i + size] for i in range(0, len(waiting), size)]:
         works = [MethodWork(settings, place, stage, revision) for stage in group]
         try:
             units = [
-                Unit(f"{work.method}-{part}", work.part_key(part), {"work": work, "part": part}, work.check(part))
+                Unit(f"{work.name}-{part}", work.part_key(part), {"work": work, "part": part}, work.check(part))
                 for work in works
                 for part in work.parts
             ]
-            label = "evaluate " + " and ".join(work.method for work in works)
+            label = "evaluate " + " and ".join(work.name for work in works)
             run_units(evaluate_benchmark, units, place.state / "prefect", label, "benchmark")
         finally:
             for work in works:

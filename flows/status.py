@@ -53,10 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(told, indent=2))
         return DONE
     print(f"{workspace.root} · profile {settings.profile} · seed {settings.seed}")
+    width = max(24, *(len(row["stage"]) + 2 for row in rows))
     for row in rows:
-        print(f"{row['stage']:<24}{row['state']:<9}{row['done']:>6} / {row['total']:<6} {row['unit']}")
+        print(f"{row['stage']:<{width}}{row['state']:<9}{row['done']:>6} / {row['total']:<6} {row['unit']}")
         for reason in row["reasons"]:
-            print(f"{'':<24}  {reason}")
+            print(f"{'':<{width}}  {reason}")
     if ours:
         print("\n".join(plan_lines(ours, nights, drawn, now)))
     elif plan:

@@ -62,6 +62,10 @@ class Workspace:
         """Where a method's adapter is published."""
         return self.models / method / f"seed-{seed}"
 
+    def search(self, method: str) -> Path:
+        """Where the search for a method's learning rate is published."""
+        return self.models / method / "search"
+
     def relative(self, path: Path) -> str:
         """A path as files may name it: relative to the root, with forward slashes."""
         return path.relative_to(self.root).as_posix()

@@ -10,6 +10,8 @@ from tasks.evaluate.results import unpublished_results
 from tasks.generate import rows as magpie
 from tasks.models import model_identity
 from tasks.stages import Stage
+from tasks.tune.search import candidates
+from tasks.tune.work import TrainingWork, training_steps
 
 Progress = tuple[int, int, str]
 
@@ -22,6 +24,7 @@ def stage_progress(stage: Stage, settings: Settings, workspace: Workspace, done:
     counted = {
         "generate": _raw_rows,
         "prefer": _preference_rows,
+        "search": _candidates,
         "tune": _steps,
         "evaluate": _benchmarks,
     }.get(stage.kind)
@@ -34,19 +37,14 @@ def _total(stage: Stage, settings: Settings) -> tuple[int, str]:
             return settings.generation.rows, "rows drawn"
         case "prefer":
             return settings.preference.pairs, "instructions answered by every responder"
+        case "search":
+            return len(settings.tuning.methods[stage.method].search_rates), "learning rates tried"
         case "tune":
-            return tune_steps(stage.name.removeprefix("tune-"), settings), "optimizer steps kept"
+            return training_steps(stage.method, settings.tuning.methods[stage.method], settings), "optimizer steps kept"
         case "evaluate":
             return len(settings.evaluation.benchmarks), "benchmarks"
         case _:
             return 1, "stage"
-
-
-def tune_steps(method: str, settings: Settings) -> int:
-    """Optimizer steps of a training run."""
-    section = getattr(settings.tuning, method)
-    rows = settings.preference.train_pairs if method == "dpo" else settings.filter.train_rows
-    return int(section.epochs * -(-rows // section.batch_size))
 
 
 def _raw_rows(stage: Stage, settings: Settings, workspace: Workspace) -> int:
@@ -65,9 +63,16 @@ def _preference_rows(stage: Stage, settings: Settings, workspace: Workspace) -> 
     return min(counts)
 
 
+def _candidates(stage: Stage, settings: Settings, workspace: Workspace) -> int:
+    if stage.key() is None:
+        return 0
+    return sum(one.outcome() is not None for one in candidates(settings, workspace, stage))
+
+
 def _steps(stage: Stage, settings: Settings, workspace: Workspace) -> int:
-    key = stage.key()
-    newest = newest_checkpoint(workspace.state / "checkpoints" / f"{stage.name}-{key.fingerprint}") if key else None
+    if stage.key() is None:
+        return 0
+    newest = newest_checkpoint(TrainingWork(settings, workspace, stage).run.checkpoints)
     return checkpoint_step(newest) if newest else 0
 
 

@@ -12,14 +12,13 @@ from configs.settings import ModelSettings, Settings
 from storage.files import fingerprint
 from storage.stages import StageKey, StageState, read_manifest, result_digest, stage_state
 from storage.workspace import Workspace
-from tasks.evaluate.results import results_folder
+from tasks.evaluate.results import BASE, results_folder, study_methods, study_runs, study_seeds
 from tasks.models import model_identity, world_benchmarks_identity
 from tasks.tune.plan import MEMORY_SETTINGS
-
-METHODS = ("sft", "prompt_tuning", "dpo")
+from tasks.tune.rates import chosen_rate
 
 # Raise a stage's version when its code gives other results for the same inputs.
-VERSIONS = {"world": 1, "generate": 2, "filter": 3, "prefer": 2, "tune": 2, "evaluate": 1, "report": 3}
+VERSIONS = {"world": 1, "generate": 2, "filter": 3, "prefer": 2, "search": 1, "tune": 2, "evaluate": 1, "report": 3}
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,10 @@ class Stage:
     folder: Path
     settings: dict[str, Any]
     inputs: Callable[[], dict[str, str | None]]
+    method: str = ""
+    """What is trained or evaluated, where that is what the stage does."""
+    seed: int = 0
+    """The seed of that training."""
 
     def key(self) -> StageKey | None:
         """What the stage reads now, or None while an input is missing."""
@@ -77,7 +80,6 @@ def study_stages(settings: Settings, workspace: Workspace) -> dict[str, Stage]:
     """Every stage of a study by name, in the order in which they run."""
     seed = settings.seed
     models = settings.models
-    method_settings = settings.tuning.model_dump(include=set(METHODS))
     stages: list[Stage] = []
 
     def model(spec: ModelSettings) -> str | None:
@@ -119,10 +121,11 @@ def study_stages(settings: Settings, workspace: Workspace) -> dict[str, Stage]:
             },
         )
     )
-    for method in METHODS:
-        stages.append(_tune_stage(method, method_settings[method], settings, workspace))
-    for method in ("base", *METHODS):
-        stages.append(_evaluate_stage(method, settings, workspace))
+    for method in study_methods(settings):
+        if settings.tuning.methods[method].search_rates:
+            stages.append(_search_stage(method, settings, workspace))
+        stages += [_tune_stage(method, one, settings, workspace) for one in study_seeds(settings)]
+    stages += [_evaluate_stage(method, one, settings, workspace) for method, one in study_runs(settings)]
     stages.append(
         Stage(
             "report",
@@ -139,8 +142,7 @@ def study_stages(settings: Settings, workspace: Workspace) -> dict[str, Stage]:
                     workspace.raw,
                     workspace.filtered,
                     workspace.preference,
-                    *(workspace.adapter(method, seed) for method in METHODS),
-                    *(results_folder(workspace, method, seed) for method in ("base", *METHODS)),
+                    *(stage.folder for stage in stages if stage.kind in ("search", "tune", "evaluate")),
                 ]
             },
         )
@@ -152,35 +154,73 @@ def _benchmarks(settings: Settings, workspace: Workspace) -> str | None:
     return world_benchmarks_identity(workspace) if settings.world else importlib.metadata.version("lm-eval")
 
 
-def _tune_stage(method: str, section: dict[str, Any], settings: Settings, workspace: Workspace) -> Stage:
-    data = workspace.preference if method == "dpo" else workspace.filtered
-    own = {key: value for key, value in section.items() if key not in MEMORY_SETTINGS}
-
-    def inputs() -> dict[str, str | None]:
-        read = {
-            "the base model": model_identity(settings.models.base, workspace),
-            data.relative_to(workspace.root).as_posix(): _files(data, "train.jsonl", "val.jsonl", "test.jsonl"),
-        }
-        if method == "dpo":
-            read["models/sft"] = result_digest(workspace.adapter("sft", settings.seed))
-        return read
-
+def _search_stage(method: str, settings: Settings, workspace: Workspace) -> Stage:
+    section = settings.tuning.methods[method]
+    own = section.model_dump(exclude={*MEMORY_SETTINGS, "learning_rate", "epochs"}) | {
+        "search_rates": sorted(section.search_rates),
+        "search_epochs": settings.tuning.search_epochs,
+        "seed": settings.seed,
+    }
     return Stage(
-        f"tune-{method}", "tune", workspace.adapter(method, settings.seed), own | {"seed": settings.seed}, inputs
+        f"search-{method}",
+        "search",
+        workspace.search(method),
+        own,
+        lambda: _training_inputs(method, settings.seed, settings, workspace),
+        method,
+        settings.seed,
     )
 
 
-def _evaluate_stage(method: str, settings: Settings, workspace: Workspace) -> Stage:
+def _tune_stage(method: str, seed: int, settings: Settings, workspace: Workspace) -> Stage:
+    section = settings.tuning.methods[method]
+    search = workspace.search(method)
+    own = section.model_dump(exclude={*MEMORY_SETTINGS, "search_rates"}) | {"seed": seed}
+    if section.search_rates:
+        del own["learning_rate"]  # the search's takes its place
+
+    def inputs() -> dict[str, str | None]:
+        read = _training_inputs(method, seed, settings, workspace)
+        if section.search_rates:
+            rate = chosen_rate(search)
+            read[workspace.relative(search)] = result_digest(search)
+            read["the learning rate"] = None if rate is None else f"{rate!r}"
+        return read
+
+    name = _with_seed(f"tune-{method}", seed, settings)
+    return Stage(name, "tune", workspace.adapter(method, seed), own, inputs, method, seed)
+
+
+def _training_inputs(method: str, seed: int, settings: Settings, workspace: Workspace) -> dict[str, str | None]:
+    data = workspace.preference if method == "dpo" else workspace.filtered
+    read = {
+        "the base model": model_identity(settings.models.base, workspace),
+        workspace.relative(data): _files(data, "train.jsonl", "val.jsonl", "test.jsonl"),
+    }
+    if method == "dpo":
+        read["models/sft"] = result_digest(workspace.adapter("sft", seed))
+    return read
+
+
+def _evaluate_stage(method: str, seed: int, settings: Settings, workspace: Workspace) -> Stage:
     def inputs() -> dict[str, str | None]:
         read: dict[str, str | None] = {"the base model": model_identity(settings.models.base, workspace)}
         read["the benchmarks"] = _benchmarks(settings, workspace)
-        if method != "base":
-            read[f"models/{method}"] = result_digest(workspace.adapter(method, settings.seed))
+        if method != BASE:
+            read[f"models/{method}"] = result_digest(workspace.adapter(method, seed))
         return read
 
     statistics = {"permutations", "alpha", "power"}
-    own = settings.evaluation.model_dump(mode="json", exclude=statistics) | {"seed": settings.seed}
-    return Stage(f"evaluate-{method}", "evaluate", results_folder(workspace, method, settings.seed), own, inputs)
+    own = settings.evaluation.model_dump(mode="json", exclude=statistics) | {
+        "seed": settings.seed,  # of the questions drawn: the same for every model
+        "reserved_tokens": settings.tuning.longest_soft_prompt,
+    }
+    name = _with_seed(f"evaluate-{method}", seed, settings)
+    return Stage(name, "evaluate", results_folder(workspace, method, seed), own, inputs, method, seed)
+
+
+def _with_seed(name: str, seed: int, settings: Settings) -> str:
+    return name if seed == settings.seed else f"{name}-seed-{seed}"
 
 
 def _files(folder: Path, *names: str) -> str | None:

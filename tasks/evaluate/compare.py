@@ -11,7 +11,7 @@ from typing import Any
 
 from configs.settings import BenchmarkSettings, Settings
 from storage.workspace import Workspace
-from tasks.evaluate.results import BASE, METHODS, SPEED, TUNED, load_json, load_samples, results_folder, study_seeds
+from tasks.evaluate.results import BASE, SPEED, load_json, load_samples, results_folder, study_methods, study_runs
 from tasks.evaluate.statistics import Estimate, estimate, holm, mcnemar_p, sign_flip_p
 
 Question = tuple[str, str, int]
@@ -29,8 +29,7 @@ def build_comparison(workspace: Workspace, settings: Settings) -> tuple[dict[str
     """
     read = {
         (method, seed, name): _answers(workspace, method, seed, name, benchmark)
-        for method in METHODS
-        for seed in study_seeds(settings)
+        for method, seed in study_runs(settings)
         for name, benchmark in settings.evaluation.benchmarks.items()
     }
     contrasts, tests = _contrasts(read, settings)
@@ -51,8 +50,8 @@ def build_efficiency(workspace: Workspace, settings: Settings) -> dict[str, Any]
             those packed into 4 bits counted; trainable_percent: the first in per cent of the second.
         peak_memory_bytes, peak_memory_reserved_bytes, peak_memory_process_bytes: of training in a process of its own,
             loading and evaluation left out, as `CUDA_METHOD` and `CPU_METHOD` in `tasks.tune.memory` say.
-        train_seconds: the steps that made the adapter (forward, backward, optimizer), synchronized, over all segments;
-            checkpoints, logging and evaluation left out.
+        train_seconds: the steps that made the adapter (rows, forward, backward, optimizer, log), synchronized, over
+            all segments; loading, checkpoints and evaluation left out.
         train_tokens_per_second: tokens that are no padding over the seconds of the steps after the warm-up.
         inference_tokens_per_second, inference_tokens_per_second_merged: `Evaluator.measure_speed`, with the adapter
             beside the weights and merged into them.
@@ -61,43 +60,42 @@ def build_efficiency(workspace: Workspace, settings: Settings) -> dict[str, Any]
         device, inference_device: what training and inference were measured on.
     """
     runs = []
-    for method in METHODS:
-        for seed in study_seeds(settings):
-            folder = workspace.adapter(method, seed)
-            metrics = load_json(folder / "metrics.json") if method != BASE else None
-            cost = load_json(folder / "cost.json") if method != BASE else None
-            results = results_folder(workspace, method, seed)
-            speed = load_json(results / SPEED)
-            memory = figure(cost, "peak_memory_bytes")
-            memory = memory if isinstance(memory, Mapping) else {"allocated": memory}
-            seconds = [
-                figure(load_json(results / f"{benchmark}.seconds.json"), "seconds")
-                for benchmark in settings.evaluation.benchmarks
-            ]
-            trainable = figure(metrics, "trainable_parameters")
-            total = figure(metrics, "total_parameters")
-            if method == BASE and total is None:
-                total = figure(speed, "parameters")
-            runs.append(
-                {
-                    "method": method,
-                    "seed": seed,
-                    "trainable_parameters": trainable,
-                    "total_parameters": total,
-                    "trainable_percent": 100 * trainable / total if trainable is not None and total else None,
-                    "peak_memory_bytes": memory.get("allocated"),
-                    "peak_memory_reserved_bytes": memory.get("reserved"),
-                    "peak_memory_process_bytes": memory.get("process"),
-                    "train_seconds": figure(cost, "train_seconds"),
-                    "train_tokens_per_second": figure(cost, "train_tokens_per_second"),
-                    "inference_tokens_per_second": figure(speed, "tokens_per_second"),
-                    "inference_tokens_per_second_merged": figure(speed, "tokens_per_second_merged"),
-                    "evaluation_seconds": None if None in seconds else sum(seconds),
-                    "adapter_bytes": figure(cost, "adapter_bytes"),
-                    "device": figure(cost, "device"),
-                    "inference_device": figure(speed, "device"),
-                }
-            )
+    for method, seed in study_runs(settings):
+        folder = workspace.adapter(method, seed)
+        metrics = load_json(folder / "metrics.json") if method != BASE else None
+        cost = load_json(folder / "cost.json") if method != BASE else None
+        results = results_folder(workspace, method, seed)
+        speed = load_json(results / SPEED)
+        memory = figure(cost, "peak_memory_bytes")
+        memory = memory if isinstance(memory, Mapping) else {"allocated": memory}
+        seconds = [
+            figure(load_json(results / f"{benchmark}.seconds.json"), "seconds")
+            for benchmark in settings.evaluation.benchmarks
+        ]
+        trainable = figure(metrics, "trainable_parameters")
+        total = figure(metrics, "total_parameters")
+        if method == BASE and total is None:
+            total = figure(speed, "parameters")
+        runs.append(
+            {
+                "method": method,
+                "seed": seed,
+                "trainable_parameters": trainable,
+                "total_parameters": total,
+                "trainable_percent": 100 * trainable / total if trainable is not None and total else None,
+                "peak_memory_bytes": memory.get("allocated"),
+                "peak_memory_reserved_bytes": memory.get("reserved"),
+                "peak_memory_process_bytes": memory.get("process"),
+                "train_seconds": figure(cost, "train_seconds"),
+                "train_tokens_per_second": figure(cost, "train_tokens_per_second"),
+                "inference_tokens_per_second": figure(speed, "tokens_per_second"),
+                "inference_tokens_per_second_merged": figure(speed, "tokens_per_second_merged"),
+                "evaluation_seconds": None if None in seconds else sum(seconds),
+                "adapter_bytes": figure(cost, "adapter_bytes"),
+                "device": figure(cost, "device"),
+                "inference_device": figure(speed, "device"),
+            }
+        )
     return {"runs": runs}
 
 
@@ -138,7 +136,7 @@ def _contrasts(read: Read, settings: Settings) -> tuple[list[dict[str, Any]], li
     options = settings.evaluation
     contrasts: list[dict[str, Any]] = []
     tests: list[dict[str, Any]] = []
-    for method in TUNED:
+    for method in study_methods(settings):
         for name, benchmark in options.benchmarks.items():
             known = {"method": method, "baseline": BASE, "benchmark": name, "metric": benchmark.metric}
             base = read[BASE, settings.seed, name]

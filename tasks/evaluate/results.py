@@ -21,8 +21,25 @@ from storage.workspace import Workspace
 
 BASE = "base"
 TUNED = ("sft", "prompt_tuning", "dpo")
+"""The methods that the requirements ask for; a study may have more."""
 METHODS = (BASE, *TUNED)
 SPEED = "speed.json"
+
+
+def study_methods(settings: Settings) -> list[str]:
+    """The study's methods, the required ones first."""
+    return list(settings.tuning.methods)
+
+
+def study_seeds(settings: Settings) -> list[int]:
+    """Seeds that the study trains with: its own and the next; a workspace may hold others, of another study."""
+    return [settings.seed + number for number in range(settings.tuning.seeds)]
+
+
+def study_runs(settings: Settings) -> list[tuple[str, int]]:
+    """Method and seed of each model that is measured: the base model, which has the study's, then every adapter."""
+    trained = [(method, seed) for method in study_methods(settings) for seed in study_seeds(settings)]
+    return [(BASE, settings.seed), *trained]
 
 
 def results_folder(workspace: Workspace, method: str, seed: int = 0) -> Path:
@@ -49,11 +66,6 @@ def write_benchmark(folder: Path, benchmark: str, answer: Mapping[str, Any]) -> 
             for name in (f"{benchmark}.json", f"{benchmark}.samples.jsonl", f"{benchmark}.seconds.json")
         },
     }
-
-
-def study_seeds(settings: Settings) -> list[int]:
-    """Seeds that the study compares: its own. A workspace may hold others, trained on another base model."""
-    return [settings.seed]
 
 
 def load_json(path: Path) -> Any:

@@ -28,10 +28,10 @@ class MethodWork:
 
     def __init__(self, settings: Settings, workspace: Workspace, stage: Stage, revision: str | None) -> None:
         """Nothing is loaded until the first benchmark that is not on disk."""
-        self.method = stage.name.removeprefix("evaluate-")
+        self.name = stage.name.removeprefix("evaluate-")
         self._settings, self._workspace, self._stage = settings, workspace, stage
         self._key = stage.require_key()
-        adapter = None if self.method == BASE else str(workspace.adapter(self.method, settings.seed))
+        adapter = None if stage.method == BASE else str(workspace.adapter(stage.method, stage.seed))
         self._pool = ModelPool(
             "tasks.evaluate.harness:Evaluator",
             {
@@ -40,7 +40,7 @@ class MethodWork:
                 "precision": settings.models.base.precision,
                 "batch_size": settings.evaluation.batch_size,
                 "adapter": adapter,
-                "reserved_tokens": settings.tuning.prompt_tuning.num_virtual_tokens,
+                "reserved_tokens": settings.tuning.longest_soft_prompt,
             },
             threads=settings.hardware.threads,
         )

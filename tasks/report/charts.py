@@ -1,6 +1,7 @@
 """The charts of the report, drawn from `evaluation/metrics/` alone; what was not measured says so.
 
-Colours are Okabe and Ito's, one a method throughout; no date or version is stored, so equal figures give equal files.
+Colours are Okabe and Ito's and two shades of theirs, one a method throughout; no date or version is stored, so equal
+figures give equal files.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from configs.settings import Settings
 from storage.files import write_bytes
 from storage.workspace import Workspace
 from tasks.evaluate.compare import figure
-from tasks.evaluate.results import METHODS, TUNED
+from tasks.evaluate.results import BASE, study_methods
 from tasks.report.metrics import load_metrics
 from tasks.report.recommend import mean_gain
 from tasks.report.words import NOT_MEASURED, benchmark_name, count, duration, method_name, size
@@ -23,8 +24,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = {"base": "#6b6b6b", "sft": "#0072b2", "prompt_tuning": "#e69f00", "dpo": "#009e73"}
-MARKERS = {"base": "s", "sft": "o", "prompt_tuning": "^", "dpo": "D"}
+COLOURS = {
+    "base": "#6b6b6b", "sft": "#0072b2", "prompt_tuning": "#e69f00", "dpo": "#009e73",
+    "prefix_tuning": "#cc79a7", "p_tuning": "#f0e442", "ia3": "#000000", "dora": "#004d80", "loha": "#7fc8f8",
+}  # fmt: skip
+MARKERS = {
+    "base": "s", "sft": "o", "prompt_tuning": "^", "dpo": "D",
+    "prefix_tuning": "v", "p_tuning": "<", "ia3": "P", "dora": "X", "loha": "h",
+}  # fmt: skip
 NEUTRAL = "#56b4e9"
 DROP = "#d55e00"
 STYLE: dict[Any, Any] = {
@@ -81,10 +88,11 @@ def _scores(metrics: Metrics, settings: Settings) -> Figure:
         for row in figure(metrics["comparison"], "scores") or []
         if row["seed"] == settings.seed
     }
-    width = 0.8 / len(METHODS)
+    methods = [BASE, *study_methods(settings)]
+    width = 0.8 / len(methods)
     top = 0.0
-    for place, method in enumerate(METHODS):
-        offset = (place - (len(METHODS) - 1) / 2) * width
+    for place, method in enumerate(methods):
+        offset = (place - (len(methods) - 1) / 2) * width
         labelled = False
         for position, benchmark in enumerate(benchmarks):
             row = rows.get((method, benchmark))
@@ -105,20 +113,20 @@ def _scores(metrics: Metrics, settings: Settings) -> Figure:
     axes.set_ylabel("Score [%]")
     axes.set_ylim(0, min(108, max(top * 1.15, 20)))
     axes.yaxis.grid(True, color="#dddddd")
-    axes.set_title("Zero-shot benchmark scores, ± 1.96 standard errors")
+    axes.set_title(f"Zero-shot benchmark scores, ± 1.96 standard errors{_seed(settings)}")
     _legend(axes)
     return chart
 
 
 def _differences(metrics: Metrics, settings: Settings) -> Figure:
-    benchmarks = list(settings.evaluation.benchmarks)
+    benchmarks, tuned = list(settings.evaluation.benchmarks), study_methods(settings)
     chart, (axes,) = _canvas(1, 1, (9, 1.6 + 1.05 * len(benchmarks)))
     rows = {(row["method"], row["benchmark"]): row for row in figure(metrics["comparison"], "contrasts") or []}
     ticks = []
     for group, benchmark in enumerate(benchmarks):
-        middle = -group * (len(TUNED) + 1)
-        ticks.append(middle - (len(TUNED) - 1) / 2)
-        for place, method in enumerate(TUNED):
+        middle = -group * (len(tuned) + 1)
+        ticks.append(middle - (len(tuned) - 1) / 2)
+        for place, method in enumerate(tuned):
             y, row = middle - place, rows.get((method, benchmark))
             if row is None or row["difference"] is None:
                 axes.text(0, y, f" {NOT_MEASURED}", va="center", fontsize=8.5, color=COLOURS[method])
@@ -130,18 +138,19 @@ def _differences(metrics: Metrics, settings: Settings) -> Figure:
                 100 * row["difference"], y, MARKERS[method], color=COLOURS[method], markersize=8,
                 markerfacecolor=COLOURS[method] if decided else "white", markeredgewidth=1.6,
             )  # fmt: skip
-    for method in TUNED:
+    for method in tuned:
         axes.plot([], [], MARKERS[method], color=COLOURS[method], markersize=8, label=method_name(method))
     axes.plot([], [], "o", color="black", markerfacecolor="white", label="open: not distinguishable (Holm)")
     for group in range(1, len(benchmarks)):
-        axes.axhline(1 - group * (len(TUNED) + 1), color="#dddddd", linewidth=1)
+        axes.axhline(1 - group * (len(tuned) + 1), color="#dddddd", linewidth=1)
     axes.axvline(0, color="black", linewidth=1)
     axes.xaxis.grid(True, color="#dddddd")
     axes.set_yticks(ticks, [benchmark_name(name) for name in benchmarks])
-    axes.set_ylim(-len(benchmarks) * (len(TUNED) + 1) + 1, 1)
+    axes.set_ylim(-len(benchmarks) * (len(tuned) + 1) + 1, 1)
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("Difference to the base model on the same questions [percentage points], 95% interval")
-    axes.set_title("Paired differences to the base model")
+    seeds = f", mean of {settings.tuning.seeds} seeds" if settings.tuning.seeds > 1 else ""
+    axes.set_title(f"Paired differences to the base model{seeds}")
     _legend(axes)
     return chart
 
@@ -149,13 +158,14 @@ def _differences(metrics: Metrics, settings: Settings) -> Figure:
 def _efficiency(metrics: Metrics, settings: Settings) -> Figure:
     chart, panels = _canvas(2, 3, (11.5, 6))
     runs = _own_runs(metrics["efficiency"], settings)
-    figures: tuple[tuple[str, str, Any, bool, tuple[str, ...]], ...] = (
-        ("trainable_parameters", "Trainable parameters (log scale)", count, True, TUNED),
-        ("peak_memory_bytes", "Peak training memory", size, False, TUNED),
-        ("train_seconds", "Training time", duration, False, TUNED),
-        ("train_tokens_per_second", "Training tokens/s", count, False, TUNED),
-        ("inference_tokens_per_second", "Inference tokens/s", count, False, METHODS),
-        ("adapter_bytes", "Adapter on disk (log scale)", size, True, TUNED),
+    tuned = study_methods(settings)
+    figures: tuple[tuple[str, str, Any, bool, list[str]], ...] = (
+        ("trainable_parameters", "Trainable parameters (log scale)", count, True, tuned),
+        ("peak_memory_bytes", "Peak training memory", size, False, tuned),
+        ("train_seconds", "Training time", duration, False, tuned),
+        ("train_tokens_per_second", "Training tokens/s", count, False, tuned),
+        ("inference_tokens_per_second", "Inference tokens/s", count, False, [BASE, *tuned]),
+        ("adapter_bytes", "Adapter on disk (log scale)", size, True, tuned),
     )
     for axes, (name, title, write, log, methods) in zip(panels, figures, strict=True):
         values = [figure(runs.get(method), name) for method in methods]
@@ -175,12 +185,14 @@ def _efficiency(metrics: Metrics, settings: Settings) -> Figure:
         axes.tick_params(axis="x", which="both", labelbottom=False, length=0)
         axes.tick_params(axis="y", length=0)
         axes.set_title(title)
+    if settings.tuning.seeds > 1:
+        chart.suptitle(f"Costs{_seed(settings)}")
     return chart
 
 
 def _trade_off(metrics: Metrics, settings: Settings) -> Figure:
     chart, panels = _canvas(1, 3, (11.5, 4.4))
-    runs = _own_runs(metrics["efficiency"], settings)
+    runs, tuned = _own_runs(metrics["efficiency"], settings), study_methods(settings)
     costs: tuple[tuple[str, str, float, bool], ...] = (
         ("trainable_parameters", "Trainable parameters (log scale)", 1, True),
         ("peak_memory_bytes", "Peak training memory [MiB]", MIB, False),
@@ -189,7 +201,7 @@ def _trade_off(metrics: Metrics, settings: Settings) -> Figure:
     for axes, (name, label, unit, log) in zip(panels, costs, strict=True):
         axes.axhline(0, color=COLOURS["base"], linestyle="--", linewidth=1.4, label=method_name("base"))
         seen = []
-        for method in TUNED:
+        for method in tuned:
             gain, cost = mean_gain(metrics, method), figure(runs.get(method), name)
             if gain is None or cost is None:
                 continue
@@ -203,15 +215,15 @@ def _trade_off(metrics: Metrics, settings: Settings) -> Figure:
         if not seen:
             _nothing(axes)
             continue
-        if missing := len(TUNED) - len(seen):
-            told = f"{missing} of {len(TUNED)} methods {NOT_MEASURED}"
+        if missing := len(tuned) - len(seen):
+            told = f"{missing} of {len(tuned)} methods {NOT_MEASURED}"
             axes.text(0.03, 0.03, told, transform=axes.transAxes, fontsize=9)
         if log:
             axes.set_xscale("log")
         axes.set_xlim((min(seen) / 3, max(seen) * 3) if log else (0, 1.25 * max(seen)))
         axes.grid(True, color="#dddddd")
     panels[0].set_ylabel("Mean difference to the base model\nover the benchmarks [points], ± 1.96 SE")
-    panels[0].set_title("Quality against cost")
+    panels[0].set_title("Quality against cost" + (f" (cost{_seed(settings)})" if settings.tuning.seeds > 1 else ""))
     _shared_legend(chart, panels)
     return chart
 
@@ -219,9 +231,10 @@ def _trade_off(metrics: Metrics, settings: Settings) -> Figure:
 def _loss_curves(metrics: Metrics, settings: Settings) -> Figure:
     chart, panels = _canvas(1, 2, (11, 4.2))
     runs = _own_runs(metrics["training"], settings)
+    on_answers = [method for method in study_methods(settings) if method != "dpo"]
     for axes, methods, title in (
-        (panels[0], ("sft", "prompt_tuning"), "Training loss: LoRA SFT and prompt tuning"),
-        (panels[1], ("dpo",), "Training loss: DPO"),
+        (panels[0], on_answers, f"Training loss on answers{_seed(settings)}"),
+        (panels[1], ["dpo"], f"Training loss: DPO{_seed(settings)}"),
     ):
         for method in methods:
             own = figure(runs.get(method), "metrics")
@@ -323,6 +336,11 @@ def _nothing(axes: Axes) -> None:
     axes.text(0.5, 0.5, NOT_MEASURED, ha="center", va="center", fontsize=14, transform=axes.transAxes)
     axes.set_xticks([])
     axes.set_yticks([])
+
+
+def _seed(settings: Settings) -> str:
+    """What a title says where there are several seeds and one is shown."""
+    return f", seed {settings.seed}" if settings.tuning.seeds > 1 else ""
 
 
 def _own_runs(metrics: Any, settings: Settings) -> dict[str, Any]:

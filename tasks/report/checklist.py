@@ -93,8 +93,13 @@ class _Study:
     def trained(self, method: str, *path: str) -> Any:
         return figure(_own(self.training, method, self.settings.seed), *path)
 
+    def contrasts(self) -> list[Any] | None:
+        """Those of the required methods; None where nothing was compared."""
+        rows = figure(self.comparison, "contrasts")
+        return None if rows is None else [row for row in rows if row["method"] in TUNED]
+
     def contrast(self, method: str, benchmark: str) -> Any:
-        rows = figure(self.comparison, "contrasts") or []
+        rows = self.contrasts() or []
         return next((row for row in rows if (row["method"], row["benchmark"]) == (method, benchmark)), None)
 
 
@@ -166,8 +171,9 @@ def _evaluation(study: _Study) -> list[Item]:
     scores = figure(study.comparison, "scores")
     scored = None
     if scores is not None:
-        scored = len({(row["method"], row["benchmark"]) for row in scores if row["value"] is not None})
-    contrasts = figure(study.comparison, "contrasts")
+        found = {(row["method"], row["benchmark"]) for row in scores if row["value"] is not None}
+        scored = sum(method in METHODS for method, _ in found)
+    contrasts = study.contrasts()
     paired = None if contrasts is None else sum(row["difference"] is not None for row in contrasts)
     return [
         _at_least("2.5.1-benchmarks", "2.5.1 Benchmarks", "Benchmarks scored for the base model and every method",
@@ -243,7 +249,7 @@ def _quality(study: _Study) -> list[Item]:
 def _final(study: _Study) -> list[Item]:
     settings = study.settings
     data, training, evaluation, documents = "9.1 Data", "9.2 Training", "9.3 Evaluation", "9.4 Documents"
-    contrasts = figure(study.comparison, "contrasts")
+    contrasts = study.contrasts()
     tested = None if contrasts is None else sum(row["p_holm"] is not None for row in contrasts)
     cost = [figure(study.run(method), name) for method in TUNED for name in COST_FIGURES]
     saved = [study.trained(method, "adapter_saved") for method in TUNED]

@@ -6,7 +6,7 @@
 | `comparison.json` | scores, and paired contrasts with the base model |
 | `tests.json` | questions, clusters and the second test behind each contrast |
 | `dataset.json` | counts, drops, margins and formats, counted from the published rows; the stages' own statistics |
-| `training.json` | each run's metrics.json and cost.json |
+| `training.json` | each run's metrics.json and cost.json; each search for a learning rate |
 | `provenance.json` | seed, profile, package versions and hardware of each stage |
 """
 
@@ -22,7 +22,8 @@ from storage.files import read_jsonl, write_json
 from storage.stages import read_manifest
 from storage.workspace import Workspace
 from tasks.evaluate.compare import build_comparison, build_efficiency, figure
-from tasks.evaluate.results import METHODS, TUNED, load_json, results_folder, study_seeds
+from tasks.evaluate.results import BASE, load_json, results_folder, study_runs
+from tasks.tune.rates import SEARCH
 
 SFT_FIELDS = ("instruction", "output")
 DPO_FIELDS = ("prompt", "chosen", "rejected")
@@ -109,10 +110,10 @@ def build_dataset(workspace: Workspace) -> dict[str, Any]:
 
 
 def build_training(workspace: Workspace, settings: Settings) -> dict[str, Any]:
-    """Each run's own figures, and whether its adapter is there."""
+    """Each run's own figures, and whether its adapter is there; each search for a learning rate."""
     runs = []
-    for method in TUNED:
-        for seed in study_seeds(settings):
+    for method, seed in study_runs(settings):
+        if method != BASE:
             folder = workspace.adapter(method, seed)
             runs.append(
                 {
@@ -123,7 +124,16 @@ def build_training(workspace: Workspace, settings: Settings) -> dict[str, Any]:
                     "cost": load_json(folder / "cost.json"),
                 }
             )
-    return {"runs": runs}
+    searches = [
+        {
+            "method": method,
+            "search": load_json(workspace.search(method) / SEARCH),
+            "cost": load_json(workspace.search(method) / "cost.json"),
+        }
+        for method, section in settings.tuning.methods.items()
+        if section.search_rates
+    ]
+    return {"runs": runs, "searches": searches}
 
 
 def build_provenance(workspace: Workspace, settings: Settings) -> dict[str, Any]:
@@ -132,9 +142,13 @@ def build_provenance(workspace: Workspace, settings: Settings) -> dict[str, Any]
         "data/raw": workspace.raw,
         "data/filtered": workspace.filtered,
         "data/preference": workspace.preference,
-        **{f"models/{method}": workspace.adapter(method, settings.seed) for method in TUNED},
-        **{f"results/{method}": results_folder(workspace, method, settings.seed) for method in METHODS},
     }
+    for method, seed in study_runs(settings):
+        if method != BASE:
+            folder = workspace.adapter(method, seed)
+            folders[workspace.relative(folder)] = folder
+        folder = results_folder(workspace, method, seed)
+        folders[workspace.relative(folder)] = folder
     stages = {}
     for name, folder in folders.items():
         told = figure(read_manifest(folder), "provenance") or {}

@@ -2,7 +2,7 @@
 
 A method is eligible if it was compared with the base model on every benchmark, is significantly worse (Holm) on none,
 and lowered its loss on test rows. DPO starts from the SFT adapter: its training time is both runs', its memory the
-larger of the two.
+larger of the two. Costs and losses are of the study's own seed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from configs.settings import Settings
 from tasks.evaluate.compare import figure, verdict
-from tasks.evaluate.results import TUNED
+from tasks.evaluate.results import study_methods
 from tasks.report.words import count, duration, method_name, number, points, size
 
 Metrics = Mapping[str, Any]
@@ -23,9 +23,9 @@ LEAD = 0.05  # a cost that is not at least this share below the next is a tie: r
 
 def recommendations(metrics: Metrics, settings: Settings) -> list[Pick]:
     """A row a use case: `use_case`, `rule`, `method` (None where the figures do not decide), `reason`."""
-    costs = {method: _costs(metrics, method, settings.seed) for method in TUNED}
-    alpha = settings.evaluation.alpha
-    eligible = [method for method in TUNED if _harmless(metrics, method, alpha) and _learned(metrics, method, settings)]
+    methods, alpha = study_methods(settings), settings.evaluation.alpha
+    costs = {method: _costs(metrics, method, settings.seed) for method in methods}
+    eligible = [one for one in methods if _harmless(metrics, one, alpha) and _learned(metrics, one, settings)]
 
     def cheapest(use_case: str, name: str, what: str, write: Callable[[Any], str]) -> Pick:
         rule = f"smallest {what} among the eligible, at least {LEAD:.0%} below the next"
@@ -72,7 +72,7 @@ def _costs(metrics: Metrics, method: str, seed: int) -> dict[str, Any]:
 def _cheapest(
     eligible: list[str], costs: Mapping[str, Mapping[str, Any]], name: str, write: Callable[[Any], str]
 ) -> Pick:
-    told = "; ".join(f"{method_name(method)} {write(costs[method][name])}" for method in TUNED)
+    told = "; ".join(f"{method_name(method)} {write(costs[method][name])}" for method in costs)
     known = sorted((method for method in eligible if costs[method][name] is not None), key=lambda one: costs[one][name])
     if not known:
         why = "no method is eligible" if not eligible else "it was measured for no eligible method"
@@ -82,7 +82,7 @@ def _cheapest(
         return {"method": None, "reason": f"The figures do not decide: it was not measured for all methods ({told})."}
     if len(known) > 1 and costs[best][name] > (1 - LEAD) * costs[known[1]][name]:
         return {"method": None, "reason": f"The figures do not decide: the two cheapest lie too close ({told})."}
-    left_out = [method_name(method) for method in TUNED if method not in eligible]
+    left_out = [method_name(method) for method in costs if method not in eligible]
     note = f" Not eligible: {', '.join(left_out)}." if left_out else ""
     return {"method": best, "reason": f"{told}.{note}"}
 
@@ -90,15 +90,16 @@ def _cheapest(
 def _best_quality(metrics: Metrics, settings: Settings) -> Pick:
     rule = "the one method that is better than the base model on some benchmark and worse on none (Holm)"
     alpha = settings.evaluation.alpha
-    better = {method: _verdicts(metrics, method, alpha).count("better") for method in TUNED}
-    gains = {method: mean_gain(metrics, method) for method in TUNED}
+    methods = study_methods(settings)
+    better = {method: _verdicts(metrics, method, alpha).count("better") for method in methods}
+    gains = {method: mean_gain(metrics, method) for method in methods}
     told = "; ".join(
         f"{method_name(method)} better on {better[method]}, "
         f"worse on {_verdicts(metrics, method, alpha).count('worse')}, "
         f"mean difference {points(gain[0] if (gain := gains[method]) else None)} points"
-        for method in TUNED
+        for method in methods
     )
-    candidates = [method for method in TUNED if better[method] and _harmless(metrics, method, alpha)]
+    candidates = [method for method in methods if better[method] and _harmless(metrics, method, alpha)]
     if len(candidates) == 1:
         return {"use_case": "Best benchmark quality", "rule": rule, "method": candidates[0], "reason": f"{told}."}
     why = "no method is" if not candidates else f"{' and '.join(map(method_name, candidates))} are"

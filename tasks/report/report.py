@@ -10,7 +10,7 @@ from configs.settings import Settings
 from storage.files import write_text
 from storage.workspace import Workspace
 from tasks.evaluate.compare import figure, verdict
-from tasks.evaluate.results import BASE, METHODS, TUNED
+from tasks.evaluate.results import BASE, TUNED, study_methods, study_seeds
 from tasks.report.checklist import RECOMMENDATIONS, SECTIONS, write_checklist
 from tasks.report.metrics import load_metrics, write_metrics
 from tasks.report.recommend import mean_gain, recommendations
@@ -23,7 +23,8 @@ from tasks.report.tables import (
     markdown,
     score_rows,
 )
-from tasks.report.words import NOT_MEASURED, benchmark_name, count, method_name, number, percent, points, size
+from tasks.report.words import NOT_MEASURED, benchmark_name, count, duration, method_name, number, percent, points, size
+from tasks.tune.methods import METHODS
 
 __all__ = ["render_report", "write_metrics", "write_report"]
 
@@ -70,11 +71,13 @@ def render_report(workspace: Workspace, settings: Settings) -> str:
             strict=True,
         )
     )
-    title = "# Adapting one language model in three ways: LoRA, prompt tuning and DPO on self-written instruction data"
+    *names, last = "LoRA", "prompt tuning", "DPO", *_further(settings)
+    ways = f"{_ways(settings)} ways: {', '.join(names)} and {last}"
+    title = f"# Adapting one language model in {ways} on self-written instruction data"
     intro = (
-        f"Profile `{settings.profile}`, seed {settings.seed}. Every table and chart names the file it was made from; "
-        "paths are relative to this report's folder, `evaluation/`. A figure that was not taken is written "
-        f'"{NOT_MEASURED}".'
+        f"Profile `{settings.profile}`, seed {settings.seed}. {_seeds(settings)}Every table and chart names the file "
+        "it was made from; paths are relative to this report's folder, `evaluation/`. A figure that was not taken is "
+        f'written "{NOT_MEASURED}".'
     )
     body = "\n\n".join(f"## {name}\n\n{text}" for name, text in sections.items())
     return (
@@ -84,9 +87,33 @@ def render_report(workspace: Workspace, settings: Settings) -> str:
     )
 
 
+def _further(settings: Settings) -> list[str]:
+    return [method_name(method) for method in study_methods(settings) if method not in TUNED]
+
+
+def _ways(settings: Settings) -> str:
+    return "three" if not _further(settings) else f"{len(study_methods(settings))}"
+
+
+def _seeds(settings: Settings) -> str:
+    seeds = study_seeds(settings)
+    if len(seeds) == 1:
+        return ""
+    return (
+        f"Each method was trained with the seeds {', '.join(map(str, seeds))} on the same data. Differences to the "
+        "base model are means over these seeds; where one seed is shown and none is named, it is seed "
+        f"{settings.seed}. "
+    )
+
+
+def _corner(settings: Settings) -> str:
+    """The corner of a table that shows one seed of several."""
+    return f"Seed {settings.seed}" if settings.tuning.seeds > 1 else ""
+
+
 def _summary(metrics: Metrics, settings: Settings) -> str:
     lines = []
-    for method in TUNED:
+    for method in study_methods(settings):
         lines.append(f"- **{method_name(method)}**: {_verdict_sentence(metrics, settings, method)}")
     return "**In short**, against the base model on the same questions:\n\n" + "\n".join(lines)
 
@@ -135,10 +162,10 @@ def _dataset(metrics: Metrics, settings: Settings) -> str:
     parts = figure(data, "quality_parts") or {}
     return "\n\n".join(
         [
-            "One base model is adapted in three ways, and what each way costs is held against what it gains. The "
-            f"training data is synthetic. `{models.teacher.name}` writes both sides of each conversation after the "
-            "Magpie method (arXiv 2406.08464): given only the part of the chat template that precedes a user's "
-            "message, it continues with an instruction, and then answers it. Five rules filter the pairs. Three "
+            f"One base model is adapted in {_ways(settings)} ways, and what each way costs is held against what it "
+            f"gains. The training data is synthetic. `{models.teacher.name}` writes both sides of each conversation "
+            "after the Magpie method (arXiv 2406.08464): given only the part of the chat template that precedes a "
+            "user's message, it continues with an instruction, and then answers it. Five rules filter the pairs. Three "
             f"models ({', '.join(f'`{model.name}`' for model in models.responders)}) answer the kept instructions "
             f"again, `{models.reward.name}` scores the answers, and the best and the worst form a preference pair.",
             _table(("Figure", "Value"), facts, "metrics/dataset.json"),
@@ -185,21 +212,25 @@ def _responders(preference: Any) -> str:
 
 
 def _methods(metrics: Metrics, settings: Settings) -> str:
-    tuning, models = settings.tuning, settings.models
+    sections, models = settings.tuning.methods, settings.models
     runs = {run["method"]: run for run in _own(metrics["efficiency"], settings)}
-    sft, prompt, dpo = tuning.sft, tuning.prompt_tuning, tuning.dpo
+    trained = {run["method"]: run for run in _own(metrics["training"], settings)}
+    rates = {method: figure(trained.get(method), "metrics", "learning_rate") for method in sections}
+    rates |= {
+        method: section.learning_rate
+        for method, section in sections.items()
+        if rates[method] is None and not section.search_rates
+    }
     rows = [
-        ("What is trained",
-         f"low-rank updates of {', '.join(sft.target_modules)}; r {sft.r}, alpha {sft.lora_alpha}",
-         f"{prompt.num_virtual_tokens} virtual tokens, {prompt.init_method} start",
-         f"the SFT adapter further, beta {dpo.beta:g}"),
-        ("Data", "SFT split", "SFT split", "preference split"),
-        *((label, *(f"{getattr(section, name):g}" for section in (sft, prompt, dpo)))
-          for label, name in (("Epochs", "epochs"), ("Batch size [rows]", "batch_size"),
-                              ("Peak learning rate", "learning_rate"), ("Longest row [tokens]", "max_length"))),
-        ("Trainable parameters", *(count(figure(runs.get(method), "trainable_parameters")) for method in TUNED)),
-        ("Of all parameters [%]", *(number(figure(runs.get(method), "trainable_percent"), 4) for method in TUNED)),
-    ]  # fmt: skip
+        ("What is trained", *(_trained(method, settings) for method in sections)),
+        ("Data", *("preference split" if method == "dpo" else "SFT split" for method in sections)),
+        ("Epochs", *(f"{section.epochs:g}" for section in sections.values())),
+        ("Batch size [rows]", *(f"{section.batch_size:g}" for section in sections.values())),
+        ("Peak learning rate", *(NOT_MEASURED if rate is None else f"{rate:g}" for rate in rates.values())),
+        ("Longest row [tokens]", *(f"{section.max_length:g}" for section in sections.values())),
+        ("Trainable parameters", *(count(figure(runs.get(method), "trainable_parameters")) for method in sections)),
+        ("Of all parameters [%]", *(number(figure(runs.get(method), "trainable_percent"), 4) for method in sections)),
+    ]
     return "\n\n".join(
         [
             f"The base model is `{models.base.name}` in {models.base.precision}, frozen throughout. "
@@ -207,13 +238,33 @@ def _methods(metrics: Metrics, settings: Settings) -> str:
             "(arXiv 2104.08691) trains embeddings that precede every input and nothing else. **DPO** "
             "(arXiv 2305.18290) goes on from the LoRA adapter with preference pairs; that adapter, frozen, is its "
             "reference.",
-            _table(("", *map(method_name, TUNED)), rows, "metrics/efficiency.json", "and metrics/provenance.json"),
+            _table(
+                (_corner(settings), *map(method_name, sections)),
+                rows,
+                "metrics/efficiency.json",
+                "and metrics/provenance.json",
+            ),
         ]
     )
 
 
+def _trained(method: str, settings: Settings) -> str:
+    sft, prompt, dpo = settings.tuning.sft, settings.tuning.prompt_tuning, settings.tuning.dpo
+    match method:
+        case "sft":
+            return f"low-rank updates of {', '.join(sft.target_modules)}; r {sft.r}, alpha {sft.lora_alpha}"
+        case "prompt_tuning":
+            return f"{prompt.num_virtual_tokens} virtual tokens, {prompt.init_method} start"
+        case "dpo":
+            return f"the SFT adapter further, beta {dpo.beta:g}"
+    section = settings.tuning.methods[method].model_dump(mode="json")
+    told = ((name.replace("_", " "), section[name]) for name in METHODS[method].arguments.values())
+    return "; ".join(f"{name} {', '.join(v) if isinstance(v, list) else v}" for name, v in told if v is not None)
+
+
 def _training(metrics: Metrics, settings: Settings) -> str:
     runs = {run["method"]: run for run in _own(metrics["training"], settings)}
+    methods = study_methods(settings)
 
     def own(method: str, *path: str) -> Any:
         return figure(runs.get(method), "metrics", *path)
@@ -226,32 +277,70 @@ def _training(metrics: Metrics, settings: Settings) -> str:
 
     yes = {True: "yes", False: "no", None: NOT_MEASURED}
     rows = [
-        ("Optimizer steps", *(count(own(method, "steps")) for method in TUNED)),
-        ("Training loss converged", *(yes[own(method, "convergence", "converged")] for method in TUNED)),
-        ("Validation loss, before to after", *(change(method, "val") for method in TUNED)),
-        ("Test loss, before to after", *(change(method, "test") for method in TUNED)),
-        ("First loss", *("" if method != "dpo" else number(own("dpo", "first_loss"), 6) for method in TUNED)),
+        ("Optimizer steps", *(count(own(method, "steps")) for method in methods)),
+        ("Training loss converged", *(yes[own(method, "convergence", "converged")] for method in methods)),
+        ("Validation loss, before to after", *(change(method, "val") for method in methods)),
+        ("Test loss, before to after", *(change(method, "test") for method in methods)),
+        ("First loss", *("" if method != "dpo" else number(own("dpo", "first_loss"), 6) for method in methods)),
         (
             "Preference accuracy, validation / test",
             *(
                 ""
                 if method != "dpo"
                 else " / ".join(percent(own("dpo", "eval", split, "accuracy")) for split in ("val", "test"))
-                for method in TUNED
+                for method in methods
             ),
         ),
     ]
     test = own("sft", "convergence", "test")
     lines = [
-        _table(("", *map(method_name, TUNED)), rows, "metrics/training.json"),
+        *_searches(metrics, settings),
+        _table((_corner(settings), *map(method_name, methods)), rows, "metrics/training.json"),
         "![Loss curves](figures/loss_curves.png)",
         "Losses are means over answer tokens in nats; DPO's is a mean over pairs and starts at ln 2 = 0.693147, where "
         "policy and reference agree. Validation and test rows were never trained on.",
     ]
     if test:
         lines.append(f'"Converged" is decided by a stated test: {test}')
-    lost = [_lost(method, own(method, "rows", "train")) for method in TUNED]
+    lost = [_lost(method, own(method, "rows", "train")) for method in methods]
     return "\n\n".join(lines + [line for line in lost if line])
+
+
+def _searches(metrics: Metrics, settings: Settings) -> list[str]:
+    """How the learning rates were chosen, where they were."""
+    searches = figure(metrics["training"], "searches") or []
+    if not searches:
+        return []
+    rows = []
+    for told in searches:
+        tried = figure(told, "search", "candidates") or []
+        losses = (
+            f"{row['learning_rate']:g}: {'failed' if row['val_loss'] is None else number(row['val_loss'])}"
+            for row in tried
+        )
+        chosen, seconds = figure(told, "search", "chosen"), figure(told, "cost", "seconds")
+        cost = f"{duration(seconds)}, {count(figure(told, 'cost', 'tokens'))} tokens"
+        rows.append(
+            (
+                method_name(told["method"]),
+                "; ".join(losses) or NOT_MEASURED,
+                NOT_MEASURED if chosen is None else f"{chosen:g}",
+                NOT_MEASURED if seconds is None else cost,
+            )
+        )
+    edges = [method_name(told["method"]) for told in searches if figure(told, "search", "at_edge")]
+    table = _table(("Method", "Validation loss by rate", "Chosen", "Cost"), rows, "metrics/training.json", "searches")
+    warning = (
+        f"**Warning**: the chosen rate of {', '.join(edges)} is the smallest or largest of its candidates; "
+        "a better one may lie beyond."
+    )
+    return [
+        "Each method's learning rate is the candidate with the lowest validation loss after training with seed "
+        f"{settings.seed} (epochs: {settings.tuning.search_epochs:g}); every method had as many candidates. DPO's loss "
+        "is DPO's own.",
+        table,
+        *([warning] if edges else []),
+    ]
 
 
 def _lost(method: str, counts: Any) -> str:
@@ -317,7 +406,7 @@ def _few_clusters(metrics: Metrics) -> list[str]:
 def _analysis(metrics: Metrics, settings: Settings) -> str:
     header, rows = efficiency_rows(metrics["efficiency"])
     gains = []
-    for method in TUNED:
+    for method in study_methods(settings):
         gain = mean_gain(metrics, method)
         error = gain[1] if gain else None
         gains.append(
@@ -357,7 +446,8 @@ def _analysis(metrics: Metrics, settings: Settings) -> str:
             "![Trade-off](figures/trade_off.png)",
             f"### {RECOMMENDATIONS}",
             "A method is eligible if it was compared on every benchmark, is significantly worse on none, and lowered "
-            "its loss on test rows. DPO's costs include those of the SFT adapter it starts from.",
+            "its loss on test rows. DPO's costs include those of the SFT adapter it starts from."
+            + (f" Costs and losses are those of seed {settings.seed}." if settings.tuning.seeds > 1 else ""),
             _table(
                 ("Use case", "Recommended", "Rule", "Figures"),
                 picks,
@@ -391,7 +481,8 @@ def _memory_note(metrics: Metrics, settings: Settings) -> str:
     ]
     if not rows:
         return f"How peak memory was measured: {NOT_MEASURED}."
-    table = _table(("Peak memory", "Allocated", "Reserved", "Process"), rows, "metrics/training.json", "cost")
+    title = ", ".join(filter(None, ("Peak memory", _corner(settings).lower())))
+    table = _table((title, "Allocated", "Reserved", "Process"), rows, "metrics/training.json", "cost")
     return f"{table}\n\nHow: {runs[0]['cost']['peak_memory_method']}."
 
 
@@ -399,7 +490,9 @@ def _conclusion(metrics: Metrics, settings: Settings) -> str:
     picks = recommendations(metrics, settings)
     decided = [f"- {pick['use_case']}: **{method_name(pick['method'])}**." for pick in picks if pick["method"]]
     open_ = [pick["use_case"][0].lower() + pick["use_case"][1:] for pick in picks if not pick["method"]]
-    lines = [f"- {method_name(method)}: {_verdict_sentence(metrics, settings, method)}" for method in TUNED]
+    lines = [
+        f"- {method_name(method)}: {_verdict_sentence(metrics, settings, method)}" for method in study_methods(settings)
+    ]
     text = ["Against the base model:", "\n".join(lines)]
     if decided:
         text += ["By the rules above, the figures recommend:", "\n".join(decided)]
@@ -415,7 +508,9 @@ def _limitations(metrics: Metrics, settings: Settings) -> list[str]:
         "All training data is synthetic and English; a model wrote it, a model scored it, and no person rated it.",
         f"Trained with {len(seeds)} seed{'s' * (len(seeds) != 1)}: the intervals hold for new questions"
         + (", not for another training run." if len(seeds) < 2 else "; seeds are averaged."),
-        "The learning rates are the profile's; none was searched for on validation data, so a method may be shown "
+        "The learning rates were chosen on the validation rows among few candidates; nothing else was."
+        if settings.tuning.sft.search_rates
+        else "The learning rates are the profile's; none was searched for on validation data, so a method may be shown "
         "below its best.",
         "Whether the responses are factually right and harmless was not measured.",
     ]
@@ -466,8 +561,7 @@ def _reproduction(metrics: Metrics, settings: Settings) -> str:
 
 
 def _own(metrics: Any, settings: Settings) -> list[Any]:
-    runs = [run for run in figure(metrics, "runs") or [] if run["seed"] == settings.seed]
-    return sorted(runs, key=lambda run: METHODS.index(run["method"]))
+    return [run for run in figure(metrics, "runs") or [] if run["seed"] == settings.seed]
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]], file: str, note: str = "") -> str:

@@ -102,10 +102,9 @@ def score_rows(comparison: Row | None, benchmarks: Sequence[str]) -> tuple[list[
             return NOT_MEASURED
         return percent(row["value"]) + ("" if row["stderr"] is None else f" ± {100 * row['stderr']:.1f}")
 
+    named = _names(runs)
     rows = [
-        [method_name(method, seed if method != "base" else 0)]
-        + [cell(cells.get((method, seed, name))) for name in benchmarks]
-        for method, seed in runs
+        [named[method, seed]] + [cell(cells.get((method, seed, name))) for name in benchmarks] for method, seed in runs
     ]
     return ["Method", *map(benchmark_name, benchmarks)], rows
 
@@ -141,12 +140,14 @@ def efficiency_rows(efficiency: Row | None) -> tuple[list[str], list[list[str]]]
     header = ["Method", "Trainable", "Share", "Peak memory", "Training time", "Train tok/s", "Infer tok/s"]
     header += ["Merged tok/s", "Adapter"]
     rows = []
-    for run in (efficiency or {}).get("runs") or []:
+    runs = (efficiency or {}).get("runs") or []
+    named = _names([(run["method"], run["seed"]) for run in runs])
+    for run in runs:
         share = run["trainable_percent"]
         base = run["method"] == "base"
         rows.append(
             [
-                method_name(run["method"], 0 if base else run["seed"]),
+                named[run["method"], run["seed"]],
                 "none" if base else count(run["trainable_parameters"]),
                 "none" if base else NOT_MEASURED if share is None else f"{share:.4f}%",
                 "none" if base else size(run["peak_memory_bytes"]),
@@ -158,6 +159,12 @@ def efficiency_rows(efficiency: Row | None) -> tuple[list[str], list[list[str]]]
             ]
         )
     return header, rows
+
+
+def _names(runs: Sequence[tuple[str, int]]) -> dict[tuple[str, int], str]:
+    """Methods with their seeds, unless all have the same; the base model has none."""
+    one = len({seed for _, seed in runs}) == 1
+    return {(method, seed): method_name(method, None if one or method == "base" else seed) for method, seed in runs}
 
 
 def comparison_table(comparison: Row | None, efficiency: Row | None, benchmarks: Sequence[str], alpha: float) -> str:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from tasks.tune.methods import METHODS
+
 NOT_MEASURED = "not measured"
-METHOD_NAMES = {"base": "Base model", "sft": "LoRA SFT", "prompt_tuning": "Prompt tuning", "dpo": "DPO"}
+METHOD_NAMES = {"base": "Base model", **{name: method.title for name, method in METHODS.items()}}
 BENCHMARK_NAMES = {"mmlu": "MMLU", "hellaswag": "HellaSwag", "arc_easy": "ARC-Easy", "truthfulqa": "TruthfulQA"}
 
 
-def method_name(method: str, seed: int = 0) -> str:
-    """A method as people call it."""
+def method_name(method: str, seed: int | None = None) -> str:
+    """A method as people call it, with its seed where that needs telling."""
     name = METHOD_NAMES.get(method, method)
-    return f"{name} (seed {seed})" if seed else name
+    return name if seed is None else f"{name} (seed {seed})"
 
 
 def benchmark_name(benchmark: str) -> str:

@@ -1,4 +1,4 @@
-"""Adapting the base model: LoRA, prompt tuning and DPO, each run in a fresh child process that can be killed.
+"""Adapting the base model: LoRA, prompt tuning, DPO and more, each run in a fresh child process that can be killed.
 
     run_in_child("tasks.tune.train:train", {"job": job}, threads=1, launcher=accelerate_launch(1))
 
@@ -40,11 +40,11 @@ class Job(TypedDict):
     """One training run, JSON-shaped."""
 
     method: str
-    """`sft`, `prompt_tuning` or `dpo`."""
+    """A name of `METHODS`."""
     seed: int
     """Seed of the adapter's initialisation, the data order and dropout."""
     settings: dict[str, Any]
-    """The method's section of `TuningSettings`, dumped."""
+    """The method's section of `TuningSettings`, dumped, with the learning rate and the epochs of this run."""
     plan: Plan
     """How the run fits the memory."""
     fused_kernels: bool | None

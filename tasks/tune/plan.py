@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from storage.files import read_json, write_json
+from tasks.tune.methods import section_key
 
 FILE = "plan.json"
 MEMORY_SETTINGS = ("micro_batch", "gradient_checkpointing")
@@ -79,8 +80,8 @@ def smaller_plan(folder: Path, possible: list[Plan], method: str) -> Plan:
     if not later:
         raise NothingFitsError(
             f"{method} runs out of memory with {told(before)}, and no smaller plan is left: lower "
-            f"tuning.{method}.max_length, load models.base in nf4, or leave tuning.{method}.micro_batch and "
-            "gradient_checkpointing to be chosen"
+            f"{section_key(method)}.max_length, load models.base in nf4, or leave {section_key(method)}.micro_batch "
+            "and .gradient_checkpointing to be chosen"
         )
     write_json(folder / FILE, later[0])
     return later[0]

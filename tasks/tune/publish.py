@@ -14,7 +14,7 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 
 # PEFT keeps these as sets, and writes them in an order that differs from process to process
-_SETS = ("target_modules", "exclude_modules", "modules_to_save", "target_parameters")
+_SETS = ("target_modules", "exclude_modules", "feedforward_modules", "modules_to_save", "target_parameters")
 
 
 def save_adapter(model: Any, folder: Path, base_name: str, base_revision: str | None) -> None:

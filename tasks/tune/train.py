@@ -17,7 +17,7 @@ from tasks.models import odd_attention
 from tasks.tune import Job
 from tasks.tune.curve import convergence, thin
 from tasks.tune.memory import CPU_METHOD, CUDA_METHOD, cpu_peaks
-from tasks.tune.methods import METHODS, count_parameters, peft_config
+from tasks.tune.methods import METHODS, check_combination, count_parameters, peft_config, section_key
 from tasks.tune.plan import MEMORY_SETTINGS
 from tasks.tune.publish import WEIGHTS, save_adapter, write_figures
 from tasks.tune.rows import (
@@ -44,13 +44,15 @@ def train(job: Job) -> dict[str, Any]:
         `metrics` and `cost`, as written into `job["out"]`; nothing from the other processes.
 
     Raises:
-        TrainingError: a loss is not finite, or DPO does not start at ln 2.
+        TrainingError: a loss is not finite (`DivergedError`), or DPO does not start at ln 2.
+        SettingsError: the method cannot be combined with another setting.
         ValueError: the base model cannot be trained this way, or no row is left to train on.
         torch.OutOfMemoryError: the plan does not fit; nothing is lost, a smaller one goes on from the checkpoints.
     """
-    from tasks.tune.watch import Watch
+    from tasks.tune.watch import DivergedError, Watch
 
     _take_device(job["memory_gb"])
+    check_combination(job["method"], job["settings"] | job["plan"], job["base_precision"])
     method = METHODS[job["method"]]
     tokenizer = chat_tokenizer(job["base"], job["base_revision"])
     encode = encode_pairs if method.trainer == "dpo" else encode_sft
@@ -61,7 +63,7 @@ def train(job: Job) -> dict[str, Any]:
         "test": encode(read_jsonl(Path(job["test"])), tokenizer, max_length),
     }
     if not splits["train"].rows:
-        raise ValueError(f"no training row fits into tuning.{job['method']}.max_length = {max_length} tokens")
+        raise ValueError(f"no training row fits into {section_key(job['method'])}.max_length = {max_length} tokens")
     rows = _rows_in_order(job, splits["train"].rows)
     watch = Watch(
         Path(job["checkpoints"]),
@@ -82,6 +84,7 @@ def train(job: Job) -> dict[str, Any]:
     metrics = {
         "method": job["method"],
         "seed": job["seed"],
+        "learning_rate": job["settings"]["learning_rate"],
         "trainable_parameters": trainable,
         "total_parameters": total,
         "steps": trainer.state.global_step,
@@ -93,6 +96,10 @@ def train(job: Job) -> dict[str, Any]:
     }
     if method.trainer == "dpo":
         metrics["first_loss"] = losses[0]
+    for name, figures in metrics["eval"].items():
+        if figures["loss_after"] is not None and not math.isfinite(figures["loss_after"]):
+            told = f"the loss on the {name} rows after training is {figures['loss_after']}: nothing is published"
+            raise DivergedError(f"{told} (try a lower learning rate)", cost["train_seconds"], cost["train_tokens"])
     with folder_aside(Path(job["out"])) as aside:
         save_adapter(trainer.model, aside, job["base_name"], job["base_revision"])
         cost["adapter_bytes"] = (aside / WEIGHTS).stat().st_size
@@ -207,7 +214,11 @@ def _trainer(job: Job, tokenizer: Any, rows: list[Row], scratch: Path, watch: An
 
         # rows are tokenized, labelled and cut by `tasks.tune.rows`, which counts what is lost
         arguments |= {"max_length": None, "packing": False, "dataset_kwargs": {"skip_prepare_dataset": True}}
-        config = peft_config(job["method"], settings)
+        config = peft_config(job["method"], settings, base.config)
+        if method.reparametrized:
+            from tasks.tune.encoder import EncoderKeeper
+
+            common["callbacks"] = [EncoderKeeper(watch.resume_from), watch]
         trainer = SftTrainer(model=base, args=SFTConfig(**arguments), peft_config=config, **common)
     else:
         from peft import PeftModel

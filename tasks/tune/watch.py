@@ -32,6 +32,15 @@ class TrainingError(RuntimeError):
     """A run that must not be published; the message says what is wrong."""
 
 
+class DivergedError(TrainingError):
+    """The loss is not finite: the learning rate is too high."""
+
+    def __init__(self, message: str, seconds: float, tokens: int) -> None:
+        """Keep what the run cost until then [s], [tokens]."""
+        super().__init__(message)
+        self.seconds, self.tokens = seconds, tokens
+
+
 class Watch(TrainerCallback):
     """Counts time and tokens of the steps that made the adapter, and keeps the checkpoints."""
 
@@ -101,13 +110,15 @@ class Watch(TrainerCallback):
         """Check the step's loss, and tell how far the run is.
 
         Raises:
-            TrainingError: the loss is not finite, or the first is not what it must be.
+            DivergedError: the loss is not finite.
+            TrainingError: the first is not what it must be.
         """
         if not logs or "loss" not in logs:
             return
         loss, step = float(logs["loss"]), state.global_step
         if not math.isfinite(loss):
-            raise TrainingError(f"the loss of step {step} is {loss}: nothing is published (try a lower learning rate)")
+            told = f"the loss of step {step} is {loss}: nothing is published (try a lower learning rate)"
+            raise DivergedError(told, self.ledger["seconds"], self.ledger["tokens"])
         if step == 1 and self.first_loss is not None and abs(loss - self.first_loss) >= 1e-3:
             raise TrainingError(
                 f"the first loss is {loss:.6f} and must be {self.first_loss:.6f}: policy and reference differ"

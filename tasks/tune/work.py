@@ -1,65 +1,56 @@
-"""One method's training as a task: a job for a fresh process, then the published adapter."""
+"""One training as a task: a job for a fresh process, then the published adapter."""
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from configs.settings import HardwareSettings, Settings
+from tqdm import tqdm
+
+from configs.settings import Settings, TrainingSettings
 from storage.files import read_json
 from storage.stages import publishing, result_digest
 from storage.workspace import Workspace
 from tasks.models import model_source, resolve_revision
 from tasks.process import ChildOutOfMemoryError, run_in_child
-from tasks.progress import tune_steps
 from tasks.provenance import gpus, provenance
 from tasks.stages import Stage
 from tasks.tune import Job, accelerate_launch
 from tasks.tune.plan import Plan, current_plan, plans, smaller_plan, told
-
-log = logging.getLogger(__name__)
+from tasks.tune.rates import chosen_rate
 
 MEASUREMENTS = ("cost.json",)
 
 
 @dataclass(frozen=True)
-class TrainingWork:
-    """A method to train: what it reads, and where its state lies."""
+class TrainingRun:
+    """One run of a trainer in a process of its own: what it reads, and where its state lies."""
 
     settings: Settings
     workspace: Workspace
-    stage: Stage
-
-    @property
-    def method(self) -> str:
-        """The method's name."""
-        return self.stage.name.removeprefix("tune-")
-
-    @property
-    def key(self) -> str:
-        """Names the run."""
-        return f"{self.stage.name}-{self.stage.require_key().fingerprint}"
+    method: str
+    seed: int
+    key: str
+    """Names the run; ends with the fingerprint of what it reads."""
+    section: TrainingSettings
+    """The method's settings with the learning rate and the epochs of this run."""
 
     @property
     def checkpoints(self) -> Path:
         """Where the run's checkpoints lie."""
         return self.workspace.state / "checkpoints" / self.key
 
-    def done(self) -> bool | None:
-        """True where the adapter is published and whole."""
-        return self.stage.state().done or None
-
     @property
     def steps(self) -> int:
         """Optimizer steps of the run."""
-        return tune_steps(self.method, self.settings)
+        return training_steps(self.method, self.section, self.settings)
 
     def progress(self) -> float:
         """Share of the steps done, as the child tells while it runs."""
@@ -69,24 +60,33 @@ class TrainingWork:
         except (OSError, ValueError, KeyError, ZeroDivisionError):
             return 0.0
 
+    def in_child(self, target: str, out: Path) -> dict[str, Any]:
+        """Call a function with the run's job in fresh processes; it goes on from the newest valid checkpoint.
+
+        Raises:
+            NothingFitsError: no plan fits the memory.
+            ChildError: the training failed otherwise, or its process died.
+        """
+        hardware = self.settings.hardware
+        processes = hardware.gpus or max(1, gpus())
+        possible = plans(self.section.model_dump(mode="json"), processes)
+        return in_smaller_plans(
+            target, self.checkpoints, possible, self.method, lambda plan: self.job(out, plan), hardware.threads
+        )
+
     @property
     def _progress_file(self) -> Path:
         return Path(tempfile.gettempdir()) / f"{self.key}-{os.getpid()}.json"
 
-    def plans(self) -> list[Plan]:
-        """Ways to fit the memory, fastest first."""
-        processes = self.settings.hardware.gpus or max(1, gpus())
-        return plans(getattr(self.settings.tuning, self.method).model_dump(mode="json"), processes)
-
     def job(self, out: Path, plan: Plan) -> Job:
         """What the child process is told."""
         settings, place = self.settings, self.workspace
-        base, seed = settings.models.base, settings.seed
+        base = settings.models.base
         data = place.preference if self.method == "dpo" else place.filtered
         return Job(
             method=self.method,
-            seed=seed,
-            settings=getattr(settings.tuning, self.method).model_dump(mode="json"),
+            seed=self.seed,
+            settings=self.section.model_dump(mode="json", exclude={"search_rates"}),
             plan=plan,
             fused_kernels=settings.tuning.fused_kernels,
             memory_gb=None,
@@ -99,56 +99,92 @@ class TrainingWork:
             train=str(data / "train.jsonl"),
             val=str(data / "val.jsonl"),
             test=str(data / "test.jsonl"),
-            sft_adapter=str(place.adapter("sft", seed)) if self.method == "dpo" else None,
+            sft_adapter=str(place.adapter("sft", self.seed)) if self.method == "dpo" else None,
             checkpoints=str(self.checkpoints),
             out=str(out),
             progress=str(self._progress_file),
-            stage_data={"fingerprint": self.stage.require_key().fingerprint, "data": result_digest(data)},
+            stage_data={"fingerprint": self.key.rpartition("-")[2], "data": result_digest(data)},
         )
+
+
+@dataclass(frozen=True)
+class TrainingWork:
+    """A method to train with one seed."""
+
+    settings: Settings
+    workspace: Workspace
+    stage: Stage
+
+    @cached_property
+    def run(self) -> TrainingRun:
+        """The training, at the learning rate that was searched for, or the required one."""
+        stage, section = self.stage, self.settings.tuning.methods[self.stage.method]
+        if section.search_rates:
+            section = section.model_copy(update={"learning_rate": chosen_rate(self.workspace.search(stage.method))})
+        key = f"{stage.name}-{stage.require_key().fingerprint}"
+        return TrainingRun(self.settings, self.workspace, stage.method, stage.seed, key, section)
+
+    def done(self) -> bool | None:
+        """True where the adapter is published and whole."""
+        return self.stage.state().done or None
+
+
+def training_steps(method: str, section: TrainingSettings, settings: Settings) -> int:
+    """Optimizer steps of a training."""
+    rows = settings.preference.train_pairs if method == "dpo" else settings.filter.train_rows
+    return max(1, -(-round(section.epochs * rows) // section.batch_size))
 
 
 def train_method(work: TrainingWork) -> dict[str, Any]:
     """Train in a fresh process, going on from the newest valid checkpoint, and publish the adapter."""
-    if work.done():
-        return {"method": work.method}
-    with tempfile.TemporaryDirectory(prefix="train-") as local:
-        out = Path(local) / "adapter"
-        train_in_child(work.checkpoints, work.plans(), work.method, partial(work.job, out), work.settings.hardware)
-        with publishing(work.stage.folder, work.stage.require_key(), provenance(work.settings), MEASUREMENTS) as folder:
-            shutil.copytree(out, folder, dirs_exist_ok=True)
-    shutil.rmtree(work.checkpoints, ignore_errors=True)
-    return {"method": work.method}
+    if not work.done():
+        with tempfile.TemporaryDirectory(prefix="train-") as local:
+            out = Path(local) / "adapter"
+            work.run.in_child("tasks.tune.train:train", out)
+            key = work.stage.require_key()
+            with publishing(work.stage.folder, key, provenance(work.settings), MEASUREMENTS) as folder:
+                shutil.copytree(out, folder, dirs_exist_ok=True)
+        shutil.rmtree(work.run.checkpoints, ignore_errors=True)
+    return {"method": work.stage.method, "seed": work.stage.seed}
 
 
-def train_in_child(
-    checkpoints: Path, possible: list[Plan], method: str, job: Callable[[Plan], Job], hardware: HardwareSettings
+def in_smaller_plans(
+    target: str,
+    checkpoints: Path,
+    possible: list[Plan],
+    method: str,
+    job: Callable[[Plan], Job],
+    threads: int,
 ) -> dict[str, Any]:
-    """Train in a fresh process, and again with a smaller plan whenever the memory did not hold the one before.
+    """Call a function with a job, and again with a smaller plan whenever the memory did not hold the one before.
 
     Args:
+        target: the function, such as `tasks.tune.train:train`.
         checkpoints: folder of the run's checkpoints, where the plan is kept too.
         possible: plans, fastest first.
         method: the method's name.
         job: what a process is told about a plan.
-        hardware: threads of each process.
+        threads: CPU threads of each process.
 
     Returns:
-        What `tasks.tune.train.train` returned.
+        What the function returned in the first process.
 
     Raises:
         NothingFitsError: no plan fits.
-        ChildError: the training failed otherwise, or its process died.
+        ChildError: the call failed otherwise, or its process died.
     """
     plan = current_plan(checkpoints, possible)
     while True:
         try:
-            return run_in_child(
-                "tasks.tune.train:train",
+            result = run_in_child(
+                target,
                 {"job": job(plan)},
-                threads=hardware.threads,
+                threads=threads,
                 launcher=accelerate_launch(plan["processes"]),
                 processes=plan["processes"],
             )
         except ChildOutOfMemoryError:
             plan, tried = smaller_plan(checkpoints, possible, method), plan
-            log.warning("%s: out of memory with %s; going on with %s", method, told(tried), told(plan))
+            tqdm.write(f"{method}: out of memory with {told(tried)}; going on with {told(plan)}", file=sys.stderr)
+        else:
+            return result

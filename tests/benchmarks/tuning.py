@@ -149,7 +149,7 @@ def make_job(
     return {
         "method": method,
         "seed": 0,
-        "settings": settings.model_dump(mode="json"),
+        "settings": settings.model_dump(mode="json", exclude={"search_rates"}),
         "plan": {},
         "fused_kernels": load_settings(PROFILES[what]).tuning.fused_kernels,
         "memory_gb": options.memory_gb if nf4 else None,
@@ -189,19 +189,19 @@ def made_rows(method: str, count: int, options: argparse.Namespace) -> list[dict
 
 def train_with_ours(job: dict[str, Any], settings: TrainingSettings, processes: int) -> dict[str, Any]:
     """The product's own way to a trained adapter: plan, processes, passes."""
-    from configs.settings import HardwareSettings
     from tasks.tune.plan import plans, told
-    from tasks.tune.work import train_in_child
+    from tasks.tune.work import in_smaller_plans
 
     folder = Path(job["checkpoints"]).with_name(f"checkpoints-{time.time_ns()}")
     possible = plans(settings.model_dump(mode="json"), processes)
     begun = time.monotonic()
-    result = train_in_child(
+    result = in_smaller_plans(
+        "tasks.tune.train:train",
         folder,
         possible,
         job["method"],
         lambda plan: job | {"plan": plan, "checkpoints": str(folder)},  # type: ignore[arg-type,return-value]
-        HardwareSettings(engine="hf", threads=4),
+        4,
     )
     cost, metrics = result["cost"], result["metrics"]
     rate = cost["train_tokens_per_second"]
@@ -321,7 +321,7 @@ def train_with_trl(job: dict[str, Any], arguments: dict[str, Any]) -> dict[str, 
             args=SFTConfig(**shared),
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
-            peft_config=peft_config(job["method"], settings),
+            peft_config=peft_config(job["method"], settings, base.config),
             callbacks=[clock],
         )
     if torch.cuda.is_available():

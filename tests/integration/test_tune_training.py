@@ -19,7 +19,17 @@ from typing import Any
 import pytest
 import torch
 
-from configs.settings import DpoSettings, LoraSettings, PromptTuningSettings
+from configs.settings import (
+    DoraSettings,
+    DpoSettings,
+    Ia3Settings,
+    LohaSettings,
+    LoraSettings,
+    PrefixTuningSettings,
+    PromptTuningSettings,
+    PTuningSettings,
+    SettingsError,
+)
 from storage.checkpoints import newest_checkpoint
 from storage.files import read_json, read_jsonl, write_jsonl
 from tasks.process import PROJECT, ChildError, ModelProcess, free_port, run_in_child
@@ -36,7 +46,13 @@ SETTINGS = {
     "sft": LoraSettings(epochs=3, learning_rate=5e-3, **SHARED),
     "prompt_tuning": PromptTuningSettings(epochs=3, learning_rate=5e-2, num_virtual_tokens=4, **SHARED),
     "dpo": DpoSettings(epochs=3, learning_rate=2e-3, **SHARED),
+    "prefix_tuning": PrefixTuningSettings(epochs=1, learning_rate=5e-2, num_virtual_tokens=4, **SHARED),
+    "p_tuning": PTuningSettings(epochs=1, learning_rate=1e-2, num_virtual_tokens=4, **SHARED),
+    "ia3": Ia3Settings(epochs=1, learning_rate=5e-2, **SHARED),
+    "dora": DoraSettings(epochs=1, learning_rate=5e-3, **SHARED),
+    "loha": LohaSettings(epochs=1, learning_rate=2e-2, **SHARED),
 }
+FURTHER = [name for name in SETTINGS if name not in METHODS]
 PUBLISHED = ("README.md", "adapter_config.json", "adapter_model.safetensors", "metrics.json")
 STEPS = 36
 
@@ -156,6 +172,27 @@ def test_the_adapter_loads_in_plain_peft_and_matters(published: dict[str, Job], 
     assert not torch.allclose(before, plain_log_probs(adapted, ids), atol=1e-3)
     stored = [parameter.dtype for name, parameter in adapted.named_parameters() if "lora_" in name or "prompt" in name]
     assert stored and set(stored) == {torch.float32}
+
+
+@pytest.mark.parametrize("method", FURTHER)
+def test_a_further_method_is_a_plain_adapter_that_resumes(
+    data: Path, tmp_path: Path, tiny_model: Path, method: str
+) -> None:
+    job = make_job(method, data, tiny_model, tmp_path / "whole")
+    metrics = train(job)["metrics"]
+    assert {path.name for path in Path(job["out"]).iterdir()} == {*PUBLISHED, "cost.json"}
+    assert metrics["total_parameters"] == sum(parameter.numel() for parameter in load(tiny_model, None).parameters())
+    ids = [0, 20, 30, 40, 50]
+    adapted = load(tiny_model, job["out"])
+    assert not torch.allclose(plain_log_probs(load(tiny_model, None), ids), plain_log_probs(adapted, ids), atol=1e-3)
+    rows = encode_sft(read_jsonl(Path(job["val"])), chat_tokenizer(job["base"]), 128).rows
+    assert metrics["eval"]["val"]["loss_after"] == pytest.approx(plain_sft_loss(adapted, rows), rel=1e-5)
+    assert metrics["eval"]["val"]["loss_after"] < metrics["eval"]["val"]["loss_before"]
+
+    resumed = make_job(method, data, tiny_model, tmp_path / "resumed")
+    shutil.copytree(Path(job["checkpoints"]) / "checkpoint-6", Path(resumed["checkpoints"]) / "checkpoint-6")
+    assert train(resumed)["cost"]["segments"] == 2
+    assert files(resumed["out"]) == files(job["out"])
 
 
 @pytest.mark.parametrize("method", ["sft", "prompt_tuning"])
@@ -355,6 +392,20 @@ def test_adapters_of_a_4_bit_model_are_trained_in_fp32(data: Path, tmp_path: Pat
         assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
         assert not any(torch.equal(tensor, tensor.bfloat16().float()) for tensor in weights.values())
         adapter = job["out"]
+
+
+@pytest.mark.parametrize("method", FURTHER)
+def test_further_methods_on_a_4_bit_model(data: Path, tmp_path: Path, method: str) -> None:
+    base = build_tiny_model(tmp_path / "base", hidden=64)
+    job = make_job(method, data, base, tmp_path / method)
+    job["base_precision"] = "nf4"
+    if method in ("ia3", "loha"):
+        with pytest.raises(SettingsError, match=r"models.base.precision: got 'nf4'"):
+            train(job)
+        return
+    metrics = train(job)["metrics"]
+    assert metrics["total_parameters"] == sum(parameter.numel() for parameter in load(base, None).parameters())
+    assert metrics["eval"]["val"]["loss_after"] < metrics["eval"]["val"]["loss_before"]
 
 
 def test_accelerate_launches_the_child_and_it_dies_with_its_parent(

@@ -27,6 +27,11 @@ def flow(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         (["--filter.max_words", "few"], ["filter.max_words", "few", "integer"]),
         (["--filter.max_words"], ["filter.max_words", "no value"]),
         (["filter.max_words=3"], ["--section.key VALUE"]),
+        (["--tuning.also", "{lokr: {learning_rate: 1e-3}}"], ["tuning.also.lokr", "prefix_tuning, p_tuning, ia3"]),
+        (
+            ["--tuning.also", "{prefix_tuning: {learning_rate: 1e-2, gradient_checkpointing: true}}"],
+            ["tuning.also.prefix_tuning.gradient_checkpointing", "Prefix tuning", "set it to false"],
+        ),
         (["--workspace", "/proc/nowhere"], ["--workspace", "/proc/nowhere"]),
     ],
 )
@@ -49,6 +54,16 @@ def test_values_are_read_as_numbers_lists_and_text() -> None:
 def test_options_and_settings_mix(tmp_path: Path) -> None:
     settings, workspace, _ = parse("status", "", ["--seed", "5", "--workspace", str(tmp_path), "--profile", "smol"])
     assert (settings.seed, settings.profile, workspace.root) == (5, "smol", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "words", [["--tuning.also", "{ia3: {learning_rate: 5e-3}}"], ["--tuning.also.ia3.learning_rate", "5e-3"]]
+)
+def test_a_further_method_is_one_line(tmp_path: Path, words: list[str]) -> None:
+    settings, _, _ = parse("status", "", ["--workspace", str(tmp_path), "--profile", "smol", *words])
+    assert list(settings.tuning.methods) == ["sft", "prompt_tuning", "dpo", "ia3"]
+    assert settings.tuning.methods["ia3"].learning_rate == 5e-3
+    assert settings.tuning.methods["ia3"].epochs == settings.tuning.sft.epochs
 
 
 def test_status_needs_neither_prefect_nor_torch(tmp_path: Path) -> None:

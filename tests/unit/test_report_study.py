@@ -14,7 +14,7 @@ import pytest
 from configs.settings import Settings, load_settings
 from storage.files import read_json, read_jsonl, write_json, write_jsonl, write_text
 from storage.workspace import Workspace
-from tasks.evaluate.results import METHODS, TUNED, results_folder, write_benchmark
+from tasks.evaluate.results import BASE, TUNED, results_folder, study_methods, study_runs, write_benchmark
 from tasks.report.charts import write_charts
 from tasks.report.checklist import SECTIONS, write_checklist
 from tasks.report.metrics import load_metrics, write_metrics
@@ -25,18 +25,23 @@ from tasks.report.tables import checklist_table, comparison_table
 QUESTIONS = 240
 SUBJECTS = 12
 SKILL = {"base": 0.45, "sft": 0.70, "prompt_tuning": 0.46, "dpo": 0.25}
+COSTS = {
+    "sft": (2000, 60_000_000, 30.0, 9000),
+    "prompt_tuning": (100, 40_000_000, 20.0, 900),
+    "dpo": (2000, 80_000_000, 50.0, 9000),
+}
 RAW, KEPT, PAIRS = 60, 40, 24
 
 
 def build_study(root: Path, settings: Settings) -> Workspace:
-    """Publish a study: SFT much better than the base model, DPO much worse, prompt tuning about equal."""
+    """Publish a study: SFT much better than the base model, DPO much worse, all other methods about equal to it."""
     workspace = Workspace(root)
-    for method in METHODS:
+    for method, seed in study_runs(settings):
         for name, benchmark in settings.evaluation.benchmarks.items():
-            write_answers(workspace, settings, method, name, SKILL[method])
+            write_answers(workspace, settings, method, name, SKILL.get(method, 0.46), seed)
             assert benchmark.metric in ("acc", "acc_norm")
         write_json(
-            results_folder(workspace, method) / "speed.json",
+            results_folder(workspace, method, seed) / "speed.json",
             {
                 "tokens_per_second": 100.0 + len(method),
                 "tokens_per_second_merged": 1234.0 if method in ("sft", "dpo") else None,
@@ -45,17 +50,15 @@ def build_study(root: Path, settings: Settings) -> Workspace:
                 "device": "cpu",
             },
         )
-    for method, trainable, memory, seconds, size in (
-        ("sft", 2000, 60_000_000, 30.0, 9000),
-        ("prompt_tuning", 100, 40_000_000, 20.0, 900),
-        ("dpo", 2000, 80_000_000, 50.0, 9000),
-    ):
-        write_training(workspace, method, trainable, memory, seconds, size)
+        if method != BASE:
+            write_training(workspace, method, *COSTS.get(method, (500, 70_000_000, 40.0, 3000)), seed)
     write_data(workspace)
     return workspace
 
 
-def write_answers(workspace: Workspace, settings: Settings, method: str, name: str, skill: float) -> None:
+def write_answers(
+    workspace: Workspace, settings: Settings, method: str, name: str, skill: float, seed: int = 0
+) -> None:
     """Answers of one method, in lm-eval's shape; question i is as hard for every method."""
     benchmark = settings.evaluation.benchmarks[name]
     chance = random.Random(f"{name}-questions")
@@ -80,12 +83,14 @@ def write_answers(workspace: Workspace, settings: Settings, method: str, name: s
         "config": {"questions": QUESTIONS},
     }
     answer = {"results": results, "samples": samples, "seconds": 2.5}
-    write_benchmark(results_folder(workspace, method), name, answer)
+    write_benchmark(results_folder(workspace, method, seed), name, answer)
 
 
-def write_training(workspace: Workspace, method: str, trainable: int, memory: int, seconds: float, size: int) -> None:
+def write_training(
+    workspace: Workspace, method: str, trainable: int, memory: int, seconds: float, size: int, seed: int = 0
+) -> None:
     """An adapter's figures, as `tasks.tune.train` writes them."""
-    folder = workspace.adapter(method, 0)
+    folder = workspace.adapter(method, seed)
     held_out: dict[str, Any] = {"rows": 10, "loss_before": 2.0, "loss_after": 1.2}
     if method == "dpo":
         held_out = {"pairs": 100, "accuracy": 0.8, "margin": 0.4, "loss_before": 0.6931, "loss_after": 0.55}
@@ -93,7 +98,8 @@ def write_training(workspace: Workspace, method: str, trainable: int, memory: in
         folder / "metrics.json",
         {
             "method": method,
-            "seed": 0,
+            "seed": seed,
+            "learning_rate": 2e-4,
             "trainable_parameters": trainable,
             "total_parameters": 1_000_000 + trainable,
             "steps": 480,
@@ -341,3 +347,69 @@ def test_terminal_tables_fit_in_100_columns(study: Workspace, settings: Settings
         assert max(map(len, table.splitlines())) <= 100
     assert "FAIL" in checklist and "not decided" in checklist
     assert "LoRA SFT" in comparison and "better" in comparison and "worse" in comparison
+
+
+LARGER = {
+    "tuning.seeds": 3,
+    "tuning.also": {name: {"learning_rate": 1e-3, "search_rates": [1e-4, 1e-3]} for name in ("ia3", "loha")},
+    **{f"tuning.{name}.search_rates": [1e-4, 1e-3] for name in TUNED},
+}
+
+
+@pytest.fixture(scope="module")
+def larger(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, Settings]:
+    """A study of five methods, three seeds and a search for every learning rate, with its report."""
+    settings = load_settings("demo", LARGER)
+    workspace = build_study(tmp_path_factory.mktemp("larger") / "workspace", settings)
+    for method in study_methods(settings):
+        losses = {"learning_rate": 1e-4, "val_loss": 1.5, "failure": None}, {
+            "learning_rate": 1e-3, "val_loss": None, "failure": "the loss of step 4 is nan",
+        }  # fmt: skip
+        search = {"method": method, "candidates": losses, "chosen": 1e-4, "at_edge": method == "ia3"}
+        write_json(workspace.search(method) / "search.json", search)
+        write_json(workspace.search(method) / "cost.json", {"seconds": 12.0, "tokens": 3400})
+    write_metrics(workspace, settings)
+    write_charts(workspace, settings)
+    write_report(workspace, settings)
+    return workspace, settings
+
+
+def test_every_method_and_seed_is_in_the_files(larger: tuple[Workspace, Settings]) -> None:
+    workspace, settings = larger
+    adapters = {(method, seed) for method in study_methods(settings) for seed in (0, 1, 2)}
+    comparison, efficiency = load_metrics(workspace, "comparison"), load_metrics(workspace, "efficiency")
+    assert {(row["method"], row["seed"]) for row in comparison["scores"]} == adapters | {("base", 0)}
+    assert len(comparison["scores"]) == 4 * (5 * 3 + 1)
+    assert [(run["method"], run["seed"]) for run in efficiency["runs"]] == study_runs(settings)
+    assert {(run["method"], run["seed"]) for run in load_metrics(workspace, "training")["runs"]} == adapters
+    assert {row["method"] for row in comparison["contrasts"]} == set(study_methods(settings))
+    stages = load_metrics(workspace, "provenance")["stages"]
+    assert {"models/ia3/seed-2", "evaluation/results/base", "evaluation/results/ia3-seed-1"} <= set(stages)
+
+
+def test_a_report_of_many_runs_says_which_it_shows(larger: tuple[Workspace, Settings]) -> None:
+    workspace, settings = larger
+    report = report_of(workspace)
+    assert "{" not in report
+    assert "in 5 ways: LoRA, prompt tuning, DPO, IA3 and LoHa" in report
+    assert "the seeds 0, 1, 2 on the same data" in report and "it is seed 0" in report
+    assert "| LoRA SFT (seed 0) |" in report and "| IA3 (seed 2) |" in report and "Base model (seed" not in report
+    assert "| IA3 | 0.0001: 1.500; 0.001: failed | 0.0001 | 12.0 s, 3,400 tokens |" in report
+    assert report.count("| Seed 0 | LoRA SFT |") == 2 and "| Peak memory, seed 0 |" in report
+    assert report.count("**Warning**") == 1 and "the chosen rate of IA3 is" in report
+    assert "none was searched for" not in report
+    table = comparison_table(
+        load_metrics(workspace, "comparison"), load_metrics(workspace, "efficiency"), ["mmlu", "arc_easy"], 0.05
+    )
+    assert max(map(len, table.splitlines())) <= 100
+
+
+def test_the_checklist_counts_the_required_methods_only(larger: tuple[Workspace, Settings]) -> None:
+    items = items_of(larger[0])
+    counts = {"2.5.1-benchmarks": 16, "2.5.1-baseline": 12, "9.2-saved": 3, "9.3-benchmarks": 3, "9.3-significance": 12}
+    assert {name: items[name]["measured"] for name in counts} == counts
+
+
+def test_a_report_without_searches_has_no_table_of_them(study: Workspace) -> None:
+    report = report_of(study)
+    assert "Validation loss by rate" not in report and "Warning" not in report and "(seed" not in report

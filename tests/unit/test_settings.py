@@ -51,6 +51,13 @@ def test_every_setting_is_documented() -> None:
         ({"filter.max_similarity": 1.5}, ["filter.max_similarity", "1.5", "less than or equal to 1"]),
         ({"filter.min_words": 900}, ["filter", "minimum"]),
         ({"tuning.sft.batch_size": 3, "tuning.sft.micro_batch": 2}, ["tuning.sft", "multiple"]),
+        ({"tuning.also.lokr.learning_rate": 1e-3}, ["tuning.also.lokr", "prefix_tuning, p_tuning, ia3, dora, loha"]),
+        ({"tuning.also.ia3": {"learning_rate": 1e-3, "rank": 8}}, ["tuning.also.ia3.rank", "target_modules"]),
+        ({"tuning.also.ia3": {}}, ["tuning.also.ia3.learning_rate", "required"]),
+        ({"tuning.also": 3}, ["tuning.also", "3"]),
+        ({"tuning.sft.search_rates": [1e-3, 2e-3]}, ["search_rates", "sft 2, prompt_tuning 0, dpo 0", "same number"]),
+        ({"tuning.sft.search_rates": [1e-3, 1e-3]}, ["tuning.sft", "search_rates", "twice"]),
+        ({"tuning.seeds": 0}, ["tuning.seeds", "0"]),
         ({"generation.rows": 800}, ["filter.train_rows", "800"]),
         ({"filter": 3}, ["filter", "3"]),
         ({"seed.deep": 3}, ["seed"]),
@@ -74,3 +81,32 @@ def test_overrides_reach_the_settings() -> None:
     settings = load_settings("demo", {"filter.max_words": 400, "generation.response.temperature": 0.5})
     assert isinstance(settings, Settings)
     assert (settings.filter.max_words, settings.generation.response.temperature) == (400, 0.5)
+
+
+def test_a_further_method_trains_as_sft_does_where_it_is_not_told_otherwise() -> None:
+    given = {"tuning.also.dora": {"learning_rate": 1e-4, "epochs": 2}, "tuning.also.prefix_tuning.learning_rate": 1e-2}
+    tuning = load_settings("t4", given | {"tuning.sft.warmup_share": 0.1, "tuning.sft.r": 16}).tuning
+    dora, prefix = tuning.methods["dora"], tuning.methods["prefix_tuning"]
+    assert (dora.learning_rate, dora.epochs, dora.warmup_share) == (1e-4, 2, 0.1)
+    assert (dora.batch_size, dora.max_length) == (tuning.sft.batch_size, tuning.sft.max_length)
+    assert tuning.sft.gradient_checkpointing and dora.gradient_checkpointing and not prefix.gradient_checkpointing
+    assert tuning.also.dora is not None and tuning.also.dora.r == 8, "what is the method's own is its own default"
+
+
+def test_a_further_method_is_searched_like_the_rest() -> None:
+    rates = {f"tuning.{name}.search_rates": [1e-4, 1e-3] for name in ("sft", "prompt_tuning", "dpo")}
+    further = {"tuning.also.ia3.learning_rate": 1e-3}
+    with pytest.raises(SettingsError, match="ia3 0"):
+        load_settings("demo", rates | further)
+    load_settings("demo", rates | further | {"tuning.also.ia3.search_rates": [1e-3, 1e-2]})
+
+
+@pytest.mark.parametrize(
+    ("profile", "seeds", "candidates"), [("a100", 3, 3), ("t4", 1, 0), ("smol", 1, 0), ("demo", 1, 0)]
+)
+def test_seeds_and_searches_of_the_profiles(profile: str, seeds: int, candidates: int) -> None:
+    tuning = load_settings(profile).tuning
+    assert tuning.seeds == seeds
+    assert {len(section.search_rates) for section in tuning.methods.values()} == {candidates}
+    for section in tuning.methods.values():
+        assert not candidates or section.learning_rate in section.search_rates

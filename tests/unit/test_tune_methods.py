@@ -5,10 +5,22 @@ from __future__ import annotations
 import json
 
 import pytest
-from pydantic import BaseModel
 
-from configs.settings import DpoSettings, LoraSettings, PromptTuningSettings
-from tasks.tune.methods import METHODS, trainable_parameters
+from configs.settings import (
+    DoraSettings,
+    DpoSettings,
+    FurtherMethods,
+    Ia3Settings,
+    LohaSettings,
+    LoraSettings,
+    PrefixTuningSettings,
+    PromptTuningSettings,
+    PTuningSettings,
+    SettingsError,
+    TrainingSettings,
+    load_settings,
+)
+from tasks.tune.methods import METHODS, check_combination, check_methods, trainable_parameters
 from tasks.tune.publish import normal_config
 
 SHARED = {
@@ -37,13 +49,37 @@ def llama_3_2_3b() -> object:
     )
 
 
+LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+SECTIONS: dict[str, type[TrainingSettings]] = {
+    "sft": LoraSettings,
+    "prompt_tuning": PromptTuningSettings,
+    "dpo": DpoSettings,
+    "prefix_tuning": PrefixTuningSettings,
+    "p_tuning": PTuningSettings,
+    "ia3": Ia3Settings,
+    "dora": DoraSettings,
+    "loha": LohaSettings,
+}
+WIDTHS = {"q_proj": 3072 + 3072, "k_proj": 3072 + 1024, "v_proj": 3072 + 1024, "o_proj": 3072 + 3072}
+
+
 @pytest.mark.parametrize(
-    ("targets", "expected"),
-    [(["q_proj", "k_proj", "v_proj", "o_proj"], 4_587_520), (["q_proj", "v_proj"], 2_293_760)],
+    ("method", "given", "expected"),
+    [
+        ("sft", {}, 4_587_520),
+        ("sft", {"target_modules": ["q_proj", "v_proj"]}, 2_293_760),
+        ("sft", {"target_modules": LINEAR}, 12_156_928),
+        ("prompt_tuning", {}, 61_440),
+        ("prefix_tuning", {}, 1_146_880),  # 20 tokens × 28 layers × keys and values of 8 × 128
+        ("ia3", {}, 286_720),  # 28 layers × (1,024 keys + 1,024 values + 8,192 activations)
+        ("dora", {}, 4_587_520 + 28 * (3072 + 1024 + 1024 + 3072)),  # LoRA's, and a magnitude a row
+        ("loha", {}, 2 * 8 * 28 * sum(WIDTHS.values())),  # two low-rank updates of rank 8
+        ("p_tuning", {}, 20 * 3072 + 3 * (3072 * 3072 + 3072)),  # the embedding and the network that writes the prompt
+    ],
 )
-def test_lora_on_llama_3b(targets: list[str], expected: int) -> None:
-    settings = LoraSettings(**SHARED, target_modules=targets).model_dump(mode="json")
-    assert trainable_parameters("sft", settings, llama_3_2_3b()) == (expected, LLAMA_3B)
+def test_parameters_on_llama_3b(method: str, given: dict[str, object], expected: int) -> None:
+    settings = SECTIONS[method](**SHARED | given).model_dump(mode="json")
+    assert trainable_parameters(method, settings, llama_3_2_3b()) == (expected, LLAMA_3B)
 
 
 def test_the_default_lora_is_inside_the_required_share() -> None:
@@ -51,20 +87,42 @@ def test_the_default_lora_is_inside_the_required_share() -> None:
     assert 0.001 <= trainable / total <= 0.005
 
 
-def test_twenty_virtual_tokens_on_llama_3b() -> None:
-    settings = PromptTuningSettings(**SHARED).model_dump(mode="json")
-    assert trainable_parameters("prompt_tuning", settings, llama_3_2_3b()) == (61_440, LLAMA_3B)
-
-
 def test_every_method_takes_only_settings_that_exist() -> None:
-    sections: dict[str, type[BaseModel]] = {
-        "sft": LoraSettings,
-        "prompt_tuning": PromptTuningSettings,
-        "dpo": DpoSettings,
-    }
-    assert set(METHODS) == set(sections)
+    assert set(METHODS) == set(SECTIONS) == {"sft", "prompt_tuning", "dpo", *FurtherMethods.model_fields}
     for name, method in METHODS.items():
-        assert set(method.arguments.values()) <= set(sections[name].model_fields)
+        assert set(method.arguments.values()) <= set(SECTIONS[name].model_fields)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (
+            {"tuning.also.prefix_tuning": {"learning_rate": 1e-2, "gradient_checkpointing": True}},
+            ["--tuning.also.prefix_tuning.gradient_checkpointing", "Prefix tuning", "set it to false"],
+        ),
+        ({"tuning.also.loha.learning_rate": 1e-3}, ["--models.base.precision", "'nf4'", "LoHa", "tuning.also.loha"]),
+    ],
+)
+def test_what_cannot_be_combined_is_told(overrides: dict[str, object], words: list[str]) -> None:
+    with pytest.raises(SettingsError) as caught:
+        check_methods(load_settings("t4", overrides))
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("method", ["prompt_tuning", "p_tuning", "prefix_tuning"])
+@pytest.mark.parametrize("other", ["packing", "padding_free"])
+def test_virtual_tokens_need_a_sequence_for_each_row(method: str, other: str) -> None:
+    with pytest.raises(SettingsError, match=rf"tuning\.(also\.)?{method}\.{other}: got True.*set it to false"):
+        check_combination(method, {other: True}, "fp32")
+    check_combination("sft", {other: True}, "fp32")
+
+
+def test_what_can_be_combined_is_not_refused() -> None:
+    further = {name: {"learning_rate": 1e-3} for name in FurtherMethods.model_fields}
+    check_methods(load_settings("demo", {"tuning.also": further}))
+    in_4_bit = {name: further[name] for name in further if name not in ("ia3", "loha")}
+    check_methods(load_settings("t4", {"tuning.also": in_4_bit}))
 
 
 def test_an_adapter_config_forgets_order_and_place() -> None:
