@@ -8,6 +8,7 @@ Imported by the training child only: it needs torch at import.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ import torch
 from torch.nn import functional
 
 from tasks.tune.rows import IGNORED, Row, as_sequences, padded
+
+log = logging.getLogger(__name__)
 
 Batch = dict[str, torch.Tensor]
 Objective = Callable[[Any, Batch], torch.Tensor]
@@ -135,6 +138,8 @@ class Passes:
             torch.cuda.empty_cache()  # what the backward pass took beside the pool
             return loss
         captured = self._graphs[shape] or self._captured(shape, batch)
+        if captured is None:
+            return self._run(batch)
         for name, tensor in batch.items():
             captured.batch[name].copy_(tensor)
         captured.graph.replay()
@@ -159,11 +164,18 @@ class Passes:
         torch._foreach_add_(self._parts, [gradient.float() for gradient in gradients])
         return loss.detach()
 
-    def _captured(self, shape: tuple[int, ...], batch: Batch) -> _Captured:
+    def _captured(self, shape: tuple[int, ...], batch: Batch) -> _Captured | None:
         static = {name: tensor.clone() for name, tensor in batch.items()}
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool.id):
-            loss = self._run(static)
+        try:
+            with torch.cuda.graph(graph, pool=self._pool.id):
+                loss = self._run(static)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            log.warning("the training step cannot be captured and runs uncaptured, slower: %s", error)
+            self._capture = False
+            return None
         self._graphs[shape] = captured = _Captured(graph, static, loss)
         return captured
 

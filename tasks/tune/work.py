@@ -187,4 +187,5 @@ def in_smaller_plans(
             plan, tried = smaller_plan(checkpoints, possible, method), plan
             tqdm.write(f"{method}: out of memory with {told(tried)}; going on with {told(plan)}", file=sys.stderr)
         else:
+            tqdm.write(f"{method}: trained with {told(plan)}", file=sys.stderr)
             return result

@@ -18,6 +18,7 @@ from storage.workspace import Workspace
 from tasks.evaluate.results import TUNED
 from tasks.process import ChildError, ModelProcess
 from tasks.stages import study_stages
+from tasks.tune.plan import plans
 from tasks.tune.search import candidates, publish_search, try_candidate
 from tasks.tune.work import TrainingWork, train_method
 from tests.tiny import WORDS
@@ -99,7 +100,7 @@ def refuse(*_: Any, **__: Any) -> Any:
 def test_a_killed_candidate_goes_on_from_its_checkpoint(place: Workspace, settings: Settings) -> None:
     candidate = candidates(settings, place, study_stages(settings, place)["search-prompt_tuning"])[1]
     run = candidate.run
-    job = run.job(place.root / "never")
+    job = run.job(place.root / "never", plans(run.section.model_dump(), 1)[0])
     with ModelProcess("tasks.tune.search:try_rate", {"job": job}, threads=1) as child:
         end = time.monotonic() + 120
         while not any(run.checkpoints.glob("checkpoint-4")) and not child.ready.done() and time.monotonic() < end:
