@@ -416,7 +416,7 @@ def test_accelerate_launches_the_child_and_it_dies_with_its_parent(
         "import json, sys; from tasks.process import run_in_child; from tasks.tune import accelerate_launch as launch;"
         "run_in_child('tasks.tune.train:train', {'job': json.loads(sys.argv[1])}, threads=1, launcher=launch(1))"
     )
-    assert accelerate_launch(1)[-2:] == ("-m", "tasks.child")
+    assert accelerate_launch(1)[-2:] == ["-m", "tasks.child"]
     parent = subprocess.Popen([sys.executable, "-c", code, json.dumps(job)], cwd=PROJECT)
     try:
         wait_for(lambda: Path(job["progress"] or "").exists() or parent.poll() is not None, seconds=120)
