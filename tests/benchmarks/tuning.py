@@ -83,7 +83,7 @@ def compare(what: str, options: argparse.Namespace) -> list[list[str]]:
     method = {"nf4": "sft", "gpus": "sft"}.get(what, what)
     settings = getattr(load_settings(PROFILES[what]).tuning, method)
     if what == "gpus":
-        settings = settings.model_copy(update={"batch_size": 32, "micro_batch": 8, "epochs": 2})
+        settings = settings.model_copy(update={"batch_size": 32, "micro_batch": 8, "epochs": 3})
     else:
         settings = settings.model_copy(update={"epochs": 1})
     dtype = "float32" if options.shape == "tiny" else "bfloat16"
