@@ -25,6 +25,7 @@ from tasks.process import end_children
 RETRIES = 2
 RETRY_SECONDS = 2
 REFRESH_SECONDS = 0.5
+SEPARATOR = " · "
 ARTIFACT_SECONDS = 5  # every telling is a request to the server, which shares a small machine with the models
 
 
@@ -38,6 +39,11 @@ def no_progress() -> float:
     return 0.0
 
 
+def no_note() -> str:
+    """For a unit that has nothing to tell."""
+    return ""
+
+
 @dataclass(frozen=True)
 class Unit:
     """One task run.
@@ -49,6 +55,7 @@ class Unit:
         on_disk: tells whether its result lies whole on disk; None where not.
         size: how much of the stage's progress it is.
         progress: share of it that is done while it runs, from 0 to 1.
+        note: a few words on how it goes while it runs, shown beside the progress.
         after: names of units listed before it that must have ended.
     """
 
@@ -58,6 +65,7 @@ class Unit:
     on_disk: Callable[[], Any]
     size: int = 1
     progress: Callable[[], float] = no_progress
+    note: Callable[[], str] = no_note
     after: tuple[str, ...] = ()
 
 
@@ -113,7 +121,7 @@ def run_units(
                     for _, later in running[position:]:
                         later.wrapped_future.cancel()  # those that a worker has begun are not cancelled by this
                 ended = not wait([future.wrapped_future], timeout=REFRESH_SECONDS).not_done
-                progress.show(done + _partial(running[position:]))
+                progress.show(done + _partial(running[position:]), _notes(running[position:]))
             if future.wrapped_future.cancelled():
                 continue
             future.result()
@@ -122,7 +130,7 @@ def run_units(
             if unit.on_disk() is None:
                 raise IncompleteError(f"{unit.name} ended, but its file is absent or fails its checksum")
             done += unit.size
-            progress.show(done + _partial(running[position + 1 :]))
+            progress.show(done + _partial(running[position + 1 :]), _notes(running[position + 1 :]))
         return not any(future.wrapped_future.cancelled() for future in futures.values())
 
 
@@ -183,26 +191,30 @@ class _Progress:
         self._meter = meter
         self._first = Counter(meter() if meter else {})
         self._begun = self._told = time.monotonic()
+        self._notes: Sequence[str] = ()
         self._bar = tqdm(total=self._total, desc=f"{label:<34}", unit=f" {size_unit}", dynamic_ncols=True)
         key = "".join(character if character.isalnum() else "-" for character in label.lower())
         self._artifact: Any = create_progress_artifact(progress=0.0, key=key, description=label)
 
-    def show(self, done: float) -> None:
-        """Move to `done`, or further where the meter counts rows of unfinished units."""
+    def show(self, done: float, notes: Sequence[str]) -> None:
+        """Move to `done`, or further where the meter counts rows of unfinished units; notes stand beside it."""
         drawn = Counter(self._meter() if self._meter else {})
         drawn.subtract(self._first)
         done = min(float(self._total), max(done, drawn["rows"])) if self._meter else done
         seconds = time.monotonic() - self._begun
-        if drawn["tokens"] and seconds:
-            self._bar.set_postfix_str(f"{drawn['tokens'] / seconds:,.0f} tokens/s", refresh=False)
+        rates = [f"{drawn['tokens'] / seconds:,.0f} tokens/s"] if drawn["tokens"] and seconds else []
+        self._bar.set_postfix_str(SEPARATOR.join([*rates, *notes]), refresh=False)
         if int(done) != self._bar.n:
             self._bar.update(int(done) - self._bar.n)
+        elif notes != self._notes:
+            self._bar.refresh()
+        self._notes = notes
         if time.monotonic() - self._told > ARTIFACT_SECONDS or done == self._total:
             self._told = time.monotonic()
             self._tell(done, drawn["tokens"], seconds)
 
     def _tell(self, done: float, tokens: int, seconds: float) -> None:
-        text = self._label
+        text = SEPARATOR.join([self._label, *self._notes])
         rate = done / seconds if seconds else 0.0
         if self._meter and rate > 0:
             left = timedelta(seconds=round((self._total - done) / rate))
@@ -225,3 +237,7 @@ def _submit(
 
 def _partial(running: Sequence[tuple[Unit, PrefectConcurrentFuture[Any]]]) -> float:
     return sum(unit.size * (1.0 if future.wrapped_future.done() else unit.progress()) for unit, future in running)
+
+
+def _notes(running: Sequence[tuple[Unit, PrefectConcurrentFuture[Any]]]) -> list[str]:
+    return [note for unit, future in running if future.wrapped_future.running() and (note := unit.note())]

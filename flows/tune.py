@@ -53,6 +53,7 @@ def search_rates(settings: Settings, workspace: Path, methods: list[str]) -> Non
             on_disk=candidate.outcome,
             size=candidate.run.steps,
             progress=candidate.run.progress,
+            note=candidate.run.note,
         )
         for stage in stages
         for candidate in candidates(settings, place, stage)
@@ -75,6 +76,7 @@ def train_methods(settings: Settings, workspace: Path, methods: list[str]) -> No
             on_disk=work.done,
             size=work.run.steps,
             progress=work.run.progress,
+            note=work.run.note,
         )
         for work in (TrainingWork(settings, place, stage) for stage in stages)
     ]

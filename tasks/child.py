@@ -15,6 +15,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, BinaryIO
 
+from tasks.out_of_memory import is_out_of_memory
 from tasks.process import FIRST_CALL
 
 PROGRESS_SECONDS = 1.0
@@ -117,9 +118,8 @@ def _answer(replies: BinaryIO, call: int, work: Any) -> None:
 
 
 def _fail(replies: BinaryIO, call: int, error: Exception) -> None:
-    out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     text = "".join(traceback.format_exception(error))[-4000:]
-    _send(replies, {"call": call, "error": text, "out_of_memory": out_of_memory})
+    _send(replies, {"call": call, "error": text, "out_of_memory": is_out_of_memory(error)})
 
 
 def _send(replies: BinaryIO, message: dict[str, Any]) -> None:

@@ -27,6 +27,8 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
+from tasks.out_of_memory import says_out_of_memory
+
 PROJECT = Path(__file__).resolve().parents[1]
 # glibc gives large blocks back to the system at every free; a training step then spends 7% of its time on page faults
 KEEP_FREED_MEMORY = {
@@ -187,7 +189,7 @@ class ModelProcess:
         with self._lock:
             tail = self._tail()
             # one of several processes, whose error nobody could be told
-            failure = ChildOutOfMemoryError if "OutOfMemoryError" in tail else ChildError
+            failure = ChildOutOfMemoryError if says_out_of_memory(tail) else ChildError
             self._dead = failure(f"the child process ended with code {code}\n{tail}")
             waiting, self._calls = self._calls, {}
         for future in waiting.values():

@@ -9,7 +9,8 @@ from collections import deque
 from typing import Any
 
 from tasks.engines.protocol import Completion, Request, Sampling, Work
-from tasks.engines.rows_at_once import RowsAtOnce, is_out_of_memory
+from tasks.engines.rows_at_once import RowsAtOnce
+from tasks.out_of_memory import is_out_of_memory
 
 
 class HfEngine:

@@ -41,16 +41,6 @@ class RowsAtOnce:
             return {}
 
 
-def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an error, or what caused it, says that the accelerator's memory was not enough."""
-    while error is not None:
-        text = str(error)
-        if type(error).__name__ == "OutOfMemoryError" or "out of memory" in text.lower() or "ALLOC_FAILED" in text:
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
 def _device() -> str:
     import torch
 

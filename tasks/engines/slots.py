@@ -14,8 +14,9 @@ from typing import Any
 from tasks.engines.hf import draw, left_padded, row_noise, synchronize
 from tasks.engines.open_calls import OpenCalls, Row
 from tasks.engines.protocol import Completion, Request, Sampling, Work
-from tasks.engines.rows_at_once import RowsAtOnce, is_out_of_memory
+from tasks.engines.rows_at_once import RowsAtOnce
 from tasks.models import odd_attention
+from tasks.out_of_memory import is_out_of_memory
 
 log = logging.getLogger(__name__)
 

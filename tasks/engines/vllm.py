@@ -6,7 +6,8 @@ import os
 
 from tasks.engines.open_calls import OpenCalls, Row
 from tasks.engines.protocol import Completion, Request, Sampling, Work
-from tasks.engines.rows_at_once import RowsAtOnce, is_out_of_memory
+from tasks.engines.rows_at_once import RowsAtOnce
+from tasks.out_of_memory import is_out_of_memory
 
 DEFAULT_ROWS = 256  # vLLM's own number of rows in a step, on most accelerators
 MOST_BIASED = 1024  # ids that vLLM takes for one row; the vocabulary's order puts the most frequent first

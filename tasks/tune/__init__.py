@@ -31,8 +31,9 @@ def accelerate_launch(processes: int) -> list[str]:
 def gpu_ids(processes: int) -> str:
     """The first so many GPUs in sight; with more of them, `Trainer` would spread one process's batches over all."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = visible.split(",") if visible else [str(number) for number in range(processes)]
-    return ",".join(names[:processes])
+    if visible is None:
+        return ",".join(str(number) for number in range(processes))
+    return ",".join(visible.split(",")[:processes])  # none in sight stays none
 
 
 class Job(TypedDict):

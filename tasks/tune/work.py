@@ -60,6 +60,13 @@ class TrainingRun:
         except (OSError, ValueError, KeyError, ZeroDivisionError):
             return 0.0
 
+    def note(self) -> str:
+        """The loss of the newest step told, as "sft loss 1.832"; empty before the first."""
+        try:
+            return f"{self.method} loss {read_json(self._progress_file)['loss']:.3f}"
+        except (OSError, ValueError, KeyError):
+            return ""
+
     def in_child(self, target: str, out: Path) -> dict[str, Any]:
         """Call a function with the run's job in fresh processes; it goes on from the newest valid checkpoint.
 

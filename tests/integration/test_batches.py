@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +13,12 @@ from typing import Any
 
 import pytest
 from prefect import flow
+from prefect.artifacts import Artifact
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.testing.utilities import prefect_test_harness
 
 from configs.settings import GenerationSettings, load_settings
+from flows import batches
 from flows.batches import IncompleteError, Unit, run_units
 from storage.shards import Batch, RowStore
 from tasks.generate import rows as magpie
@@ -172,3 +175,43 @@ def test_a_stop_ends_between_batches_and_the_rest_is_left_for_later(pool: ModelP
     assert stopping(False) is True
     assert len(store.rows()) == 60
     assert marks(tmp_path) == 30, "nothing was made twice"
+
+
+def told_in_the_ui(name: str, other: str, place: Path) -> dict[str, Any]:
+    """Tell a loss, wait until both units' stand in the UI, and keep what stands there."""
+    (place / name).write_text("1.832")
+    end, text = time.monotonic() + 60, ""
+    while text.count("loss 1.832") < 2 and time.monotonic() < end:
+        artifact = Artifact.get("noted")
+        text = artifact.description or "" if artifact else ""
+    (place / f"{name}-saw").write_text(text)
+    while not (place / f"{other}-saw").exists() and time.monotonic() < end:
+        time.sleep(0.05)  # with this unit its note would go
+    return {}
+
+
+def test_units_at_work_tell_how_it_goes_beside_the_progress(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(batches, "ARTIFACT_SECONDS", 0)
+
+    def unit(name: str, other: str) -> Unit:
+        loss, saw = tmp_path / name, tmp_path / f"{name}-saw"
+        return Unit(
+            name,
+            f"noted-{name}",
+            {"name": name, "other": other, "place": tmp_path},
+            lambda: saw.exists() or None,
+            note=lambda: f"{name} loss {loss.read_text()}" if loss.exists() else "",
+        )
+
+    @flow(name="noted", persist_result=False, task_runner=ThreadPoolTaskRunner(max_workers=2))
+    def noted() -> None:
+        run_units(told_in_the_ui, [unit("sft", "dpo"), unit("dpo", "sft")], tmp_path / "prefect", "noted")
+
+    noted()
+    both = "sft loss 1.832 · dpo loss 1.832"
+    assert [(tmp_path / f"{name}-saw").read_text() for name in ("sft", "dpo")] == [f"noted · {both}"] * 2
+    assert both in capsys.readouterr().err
+    ended = Artifact.get("noted")
+    assert ended and ended.description == "noted", "what has ended has nothing more to tell"

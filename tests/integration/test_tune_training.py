@@ -30,13 +30,14 @@ from configs.settings import (
     PTuningSettings,
     SettingsError,
 )
-from storage.checkpoints import newest_checkpoint
+from storage.checkpoints import checkpoint_step, newest_checkpoint
 from storage.files import read_json, read_jsonl, write_jsonl
 from tasks.process import PROJECT, ChildError, ModelProcess, free_port, run_in_child
 from tasks.tune import Job, accelerate_launch
 from tasks.tune.plan import Plan
 from tasks.tune.rows import chat_tokenizer, encode_pairs, encode_sft
 from tasks.tune.train import train
+from tests.benchmarks.tuning import train_with_trl
 from tests.tiny import WORDS, build_tiny_model
 
 METHODS = ("sft", "prompt_tuning", "dpo")
@@ -55,6 +56,7 @@ SETTINGS = {
 FURTHER = [name for name in SETTINGS if name not in METHODS]
 PUBLISHED = ("README.md", "adapter_config.json", "adapter_model.safetensors", "metrics.json")
 STEPS = 36
+KILLS = 5
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -302,6 +304,96 @@ def test_accumulation_changes_nothing(published: dict[str, Job], data: Path, tmp
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_the_losses_are_those_of_trls_own_trainer(published: dict[str, Job], method: str) -> None:
+    ours = read_json(Path(published[method]["out"]) / "metrics.json")["loss_curve"]
+    theirs = train_with_trl(dict(published[method]), {})["losses"]
+    assert len(ours) == len(theirs) == STEPS
+    assert [loss for _, loss in ours] == pytest.approx(theirs, rel=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_recomputed_activations_change_nothing(
+    published: dict[str, Job], data: Path, tmp_path: Path, method: str
+) -> None:
+    job = make_job(method, data, Path(published[method]["base"]), tmp_path)
+    job["plan"] = WHOLE | {"gradient_checkpointing": True}
+    recomputed = train(job)["metrics"]["loss_curve"]
+    stored = read_json(Path(published[method]["out"]) / "metrics.json")["loss_curve"]
+    assert [loss for _, loss in recomputed] == pytest.approx([loss for _, loss in stored], rel=1e-4)
+
+
+@pytest.mark.parametrize("recomputing", [False, True])
+@pytest.mark.parametrize("method", SETTINGS)
+def test_every_module_is_in_training_mode(
+    published: dict[str, Job], data: Path, tmp_path: Path, method: str, recomputing: bool
+) -> None:
+    if recomputing and method == "prefix_tuning":
+        pytest.skip("a prefix cannot be recomputed, and the profile is refused")
+    job = make_job(method, data, Path(published["sft"]["base"]), tmp_path, epochs=1)
+    job["plan"] = WHOLE | {"gradient_checkpointing": recomputing}
+    trainer = started_trainer(job, tmp_path)
+    assert all(module.training for module in trainer.model.modules())
+    # what holds in a step, after all that `Trainer` does before the first; a layer runs again where it is recomputed
+    modes: list[bool] = []
+    mlp = next(module for name, module in trainer.model.named_modules() if name.endswith("layers.0.mlp"))
+    mlp.register_forward_pre_hook(lambda *_: modes.append(all(part.training for part in trainer.model.modules())))
+    trainer.train()
+    assert all(modes)
+    assert len(modes) == (STEPS // 3) * (1 + recomputing + (method == "dpo"))
+
+
+def started_trainer(job: Job, scratch: Path) -> Any:
+    """What `train` builds before it starts."""
+    from tasks.tune.train import _rows_in_order, _trainer
+    from tasks.tune.watch import Watch
+
+    tokenizer = chat_tokenizer(job["base"])
+    encode = encode_pairs if job["method"] == "dpo" else encode_sft
+    rows = _rows_in_order(job, encode(read_jsonl(Path(job["train"])), tokenizer, 128).rows)
+    watch = Watch(Path(job["checkpoints"]), 2, "key", None, first_loss=None, step_tokens=[1] * STEPS)
+    return _trainer(job, tokenizer, rows, scratch, watch)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "capability", "expected"),
+    [
+        (torch.float16, (7, 5), {"fp16": True, "bf16": False}),
+        (torch.float16, (8, 0), {"fp16": True, "bf16": False}),
+        (torch.bfloat16, (8, 0), {"fp16": False, "bf16": True}),
+        (torch.float32, (7, 5), {"fp16": False, "bf16": False}),
+    ],
+)
+def test_a_t4_trains_in_fp16(
+    monkeypatch: pytest.MonkeyPatch,
+    data: Path,
+    tmp_path: Path,
+    dtype: Any,
+    capability: tuple[int, int],
+    expected: dict[str, bool],
+) -> None:
+    from tasks.tune.train import _arguments
+
+    pretend_gpu(monkeypatch, capability)
+    arguments = _arguments(make_job("sft", data, tmp_path, tmp_path), STEPS, tmp_path, dtype)
+    assert {name: arguments[name] for name in ("fp16", "bf16")} == expected
+
+
+def test_bf16_is_refused_where_the_gpu_only_emulates_it(
+    monkeypatch: pytest.MonkeyPatch, data: Path, tmp_path: Path
+) -> None:
+    from tasks.tune.train import _arguments
+
+    pretend_gpu(monkeypatch, (7, 5))
+    with pytest.raises(ValueError, match="got 'bf16', which this GPU only emulates; takes fp16 or nf4"):
+        _arguments(make_job("sft", data, tmp_path, tmp_path), STEPS, tmp_path, torch.bfloat16)
+
+
+def pretend_gpu(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_going_on_from_a_checkpoint_ends_byte_identical(
     published: dict[str, Job], data: Path, tmp_path: Path, method: str
 ) -> None:
@@ -340,22 +432,39 @@ def test_another_jobs_checkpoints_are_not_gone_on_from(
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_run_killed_at_a_random_step_ends_byte_identical(
+def test_a_run_killed_five_times_ends_byte_identical(
     published: dict[str, Job], data: Path, tmp_path: Path, method: str
 ) -> None:
+    seed = random.SystemRandom().randrange(2**32)
+    print(f"chance seed {seed}")
+    chance = random.Random(seed)
     job = make_job(method, data, Path(published[method]["base"]), tmp_path)
-    step = random.SystemRandom().choice([6, 12, 18, 24])
-    with ModelProcess("tasks.tune.train:train", {"job": job}, threads=1) as child:
-        wait_for(lambda: any(Path(job["checkpoints"]).glob(f"checkpoint-{step}")) or child.ready.done(), seconds=120)
-        os.kill(child.pid, signal.SIGKILL)
-        with pytest.raises(ChildError):
-            child.ready.result()
-    assert not Path(job["out"]).exists(), "the run was over before it was killed"
+    job["checkpoint_steps"] = every = 2
+    unkilled = read_json(Path(published[method]["out"]) / "cost.json")
+    kept, kills = 0, list[str]()
+    for left in range(KILLS - 1, -1, -1):
+        latest = STEPS - 8 - 2 * every * left  # each later process must reach a checkpoint, and not its end
+        target = chance.choice(range(kept + every, max(latest, kept + every) + 1, every))
+        delay = chance.uniform(0, 2) * unkilled["train_seconds"] / STEPS  # or every kill would follow a checkpoint
+        with ModelProcess("tasks.tune.train:train", {"job": job}, threads=1) as child:
+            wait_for(lambda: kept_step(job) >= target or child.ready.done(), seconds=120)  # noqa: B023
+            time.sleep(delay)
+            os.kill(child.pid, signal.SIGKILL)
+            with pytest.raises(ChildError, match="ended with code -9"):
+                child.ready.result()
+        assert not Path(job["out"]).exists(), "the run was over before it was killed"
+        assert kept_step(job) > kept
+        kept = kept_step(job)
+        kills.append(f"{1000 * delay:.0f} ms after checkpoint {target}, {kept} kept")
+    cost = run_in_child("tasks.tune.train:train", {"job": job}, threads=1)["cost"]
+    assert files(job["out"]) == files(published[method]["out"]), f"killed {kills}"
+    assert cost["segments"] == KILLS + 1
+    assert cost["train_tokens"] == unkilled["train_tokens"]
+
+
+def kept_step(job: Job) -> int:
     newest = newest_checkpoint(Path(job["checkpoints"]))
-    assert newest is not None
-    cost = train(job)["cost"]
-    assert files(job["out"]) == files(published[method]["out"]), f"killed after checkpoint {step}"
-    assert cost["segments"] == 2
+    return checkpoint_step(newest) if newest else 0
 
 
 def test_a_loss_that_is_not_finite_publishes_nothing(data: Path, tmp_path: Path, tiny_model: Path) -> None:

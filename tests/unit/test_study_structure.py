@@ -164,6 +164,16 @@ def test_the_order_of_the_rates_and_the_required_one_do_not_matter(place: Worksp
     assert stale(load_settings("demo", RATES | turned), place) == set()
 
 
+def test_how_a_training_fits_the_memory_makes_nothing_stale(place: Workspace) -> None:
+    pinned = {
+        f"tuning.{name}.{setting}": value
+        for name in ("sft", "prompt_tuning", "dpo")
+        for setting, value in (("micro_batch", 1), ("gradient_checkpointing", True))
+    }
+    publish_all(load_settings("demo"), place)
+    assert stale(load_settings("demo", pinned), place) == set()
+
+
 def test_candidates_are_keyed_by_their_own_rate(place: Workspace) -> None:
     two = load_settings("demo", RATES)
     three = load_settings("demo", {key: [1e-4, 1e-3, 1e-2] for key in RATES})
