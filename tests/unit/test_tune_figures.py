@@ -9,7 +9,7 @@ import pytest
 
 from tasks.tune.curve import POINTS, convergence, thin
 from tasks.tune.memory import peak_allocations, tensor_bytes
-from tasks.tune.score import answer_loss, preference_scores
+from tasks.tune.score import mean_loss, preference_scores
 
 
 def falling(steps: int, rate: float, noise: float) -> list[float]:
@@ -56,13 +56,13 @@ def test_preference_figures_by_hand() -> None:
 
 
 def test_no_rows_give_no_figure() -> None:
-    assert answer_loss([], []) is None
+    assert mean_loss([], []) is None
     assert preference_scores([], [], 0.1)["accuracy"] is None
 
 
-def test_the_answer_loss_is_a_mean_over_tokens() -> None:
+def test_the_mean_loss_is_over_tokens() -> None:
     rows = [{"input_ids": [1, 2, 3], "labels": [-100, 2, 3]}, {"input_ids": [1, 2], "labels": [-100, 2]}]
-    assert answer_loss([-4.0, -5.0], rows) == pytest.approx(3.0)
+    assert mean_loss([-4.0, -5.0], rows) == pytest.approx(3.0)
 
 
 def test_peak_of_allocations_counts_what_lives_at_once() -> None:
