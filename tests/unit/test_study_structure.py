@@ -17,11 +17,13 @@ from tasks.evaluate.results import study_runs
 from tasks.evaluate.work import MethodWork
 from tasks.progress import stage_progress
 from tasks.stages import Stage, study_stages
+from tasks.tune.plan import Plan
 from tasks.tune.rates import SEARCH, SearchError, choose_rate, chosen_rate
 from tasks.tune.search import Candidate, candidates
 from tasks.tune.work import TrainingWork
 
 KINDS = ("search", "tune", "evaluate")
+PLAN: Plan = {"processes": 1, "micro_batch": 2, "gradient_checkpointing": False}
 RATES: dict[str, Any] = {f"tuning.{name}.search_rates": [1e-4, 1e-3] for name in ("sft", "prompt_tuning", "dpo")}
 
 
@@ -114,7 +116,7 @@ def test_dpo_starts_from_the_sft_adapter_of_its_own_seed(place: Workspace) -> No
     settings = load_settings("demo", {"tuning.seeds": 2})
     publish_all(settings, place)
     stages = study_stages(settings, place)
-    job = TrainingWork(settings, place, stages["tune-dpo-seed-1"]).run.job(Path("out"))
+    job = TrainingWork(settings, place, stages["tune-dpo-seed-1"]).run.job(Path("out"), PLAN)
     assert job["sft_adapter"] == str(place.adapter("sft", 1)) and job["seed"] == 1
     with publishing(place.adapter("sft", 1), stages["tune-sft-seed-1"].require_key(), {}) as folder:
         write_json(folder / "result.json", {"another": "adapter"})
@@ -142,7 +144,7 @@ def test_a_search_comes_before_its_training(place: Workspace) -> None:
     assert chosen_rate(place.search("sft")) == 1e-3
     key = stages["tune-sft"].require_key()
     assert key.inputs["the learning rate"] == "0.001" and "learning_rate" not in key.settings
-    job = TrainingWork(settings, place, stages["tune-sft"]).run.job(Path("out"))
+    job = TrainingWork(settings, place, stages["tune-sft"]).run.job(Path("out"), PLAN)
     assert job["settings"]["learning_rate"] == 1e-3 and job["settings"]["epochs"] == settings.tuning.sft.epochs
 
 
@@ -176,7 +178,7 @@ def test_candidates_are_keyed_by_their_own_rate(place: Workspace) -> None:
     assert keys(three)[:2] == keys(two) and len(set(keys(three))) == 3
     assert not set(keys(longer)) & set(keys(two))
     run = Candidate(longer, place, study_stages(longer, place)["search-sft"], 1e-4).run
-    job = run.job(Path("out"))
+    job = run.job(Path("out"), PLAN)
     assert (job["settings"]["learning_rate"], job["settings"]["epochs"], job["seed"]) == (1e-4, 2, 0)
     assert run.steps == 2 * 160
 
