@@ -96,6 +96,7 @@ class ModelProcess:
             start_new_session=True,  # a Ctrl-C is for the parent, which ends its children in order
         )
         _alive.add(self)
+        self._processes = processes
         self._lock = threading.Lock()
         self._calls: dict[int, Future[Any]] = {}
         self._next = 0
@@ -113,7 +114,8 @@ class ModelProcess:
             self._calls[self._next] = future
             message = json.dumps({"call": self._next, "method": method, "arguments": arguments}) + "\n"
             self._next += 1
-            with suppress(OSError):  # the child is gone: the listener fails every open call with what it last said
+            # the child is gone or killed: the listener fails every open call with what it last said
+            with suppress(OSError, ValueError):
                 _pipe(self._process.stdin).write(message.encode())
                 _pipe(self._process.stdin).flush()
         return future
@@ -146,6 +148,9 @@ class ModelProcess:
         """End the child and what it started at once; open calls fail."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
+        # torch's launcher starts each of several processes in a session of its own: they end with their input
+        with suppress(OSError):
+            _pipe(self._process.stdin).close()
 
     def __enter__(self) -> ModelProcess:
         """Use as a context manager: the child ends with the block."""
@@ -185,8 +190,8 @@ class ModelProcess:
     def _end(self) -> None:
         code = self._process.wait()
         with self._lock:
-            tail = self._tail()
-            # one of several processes, whose error nobody could be told
+            # one of several processes, whose error nobody could be told; the launcher has a word about each of them
+            tail = self._tail(3000 * self._processes)
             failure = ChildOutOfMemoryError if "OutOfMemoryError" in tail else ChildError
             self._dead = failure(f"the child process ended with code {code}\n{tail}")
             waiting, self._calls = self._calls, {}
@@ -198,7 +203,7 @@ class ModelProcess:
         """The child's process id."""
         return self._process.pid
 
-    def _tail(self, limit: int = 3000) -> str:
+    def _tail(self, limit: int) -> str:
         try:
             return Path(self._log.name).read_bytes()[-limit:].decode(errors="replace")
         except OSError:
