@@ -31,6 +31,8 @@ def accelerate_launch(processes: int) -> list[str]:
 def gpu_ids(processes: int) -> str:
     """The first so many GPUs in sight; with more of them, `Trainer` would spread one process's batches over all."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and not visible.strip():
+        return "all"  # they are hidden, and a number would bring one back into sight
     names = visible.split(",") if visible else [str(number) for number in range(processes)]
     return ",".join(names[:processes])
 
