@@ -19,7 +19,7 @@ from tasks.models import resolve_revision
 from tasks.stages import Stage, study_stages
 from tasks.tune.methods import METHODS
 from tasks.tune.search import candidates, publish_search, try_candidate
-from tasks.tune.work import TrainingWork, train_method
+from tasks.tune.work import TrainingWork, train_method, trainings_at_once
 
 
 @flow(name="tune", flow_run_name="tune-{settings.profile}-{settings.seed}", persist_result=False)
@@ -30,7 +30,7 @@ def tune(settings: Settings, workspace: Path) -> None:
     every seed of the study.
     """
     resolve_revision(settings.models.base, Workspace(workspace))
-    workers = at_once(settings.hardware.workers)
+    workers = at_once(trainings_at_once(settings))
     search, train = search_rates.with_options(task_runner=workers), train_methods.with_options(task_runner=workers)
     on_the_base_model = [method for method in study_methods(settings) if METHODS[method].peft]
     on_an_adapter = [method for method in study_methods(settings) if not METHODS[method].peft]

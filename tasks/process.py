@@ -98,6 +98,7 @@ class ModelProcess:
             start_new_session=True,  # a Ctrl-C is for the parent, which ends its children in order
         )
         _alive.add(self)
+        self._processes = processes
         self._lock = threading.Lock()
         self._calls: dict[int, Future[Any]] = {}
         self._next = 0
@@ -115,7 +116,8 @@ class ModelProcess:
             self._calls[self._next] = future
             message = json.dumps({"call": self._next, "method": method, "arguments": arguments}) + "\n"
             self._next += 1
-            with suppress(OSError):  # the child is gone: the listener fails every open call with what it last said
+            # the child is gone or killed: the listener fails every open call with what it last said
+            with suppress(OSError, ValueError):
                 _pipe(self._process.stdin).write(message.encode())
                 _pipe(self._process.stdin).flush()
         return future
@@ -148,6 +150,9 @@ class ModelProcess:
         """End the child and what it started at once; open calls fail."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
+        # torch's launcher starts each of several processes in a session of its own: they end with their input
+        with suppress(OSError):
+            _pipe(self._process.stdin).close()
 
     def __enter__(self) -> ModelProcess:
         """Use as a context manager: the child ends with the block."""
@@ -187,8 +192,8 @@ class ModelProcess:
     def _end(self) -> None:
         code = self._process.wait()
         with self._lock:
-            tail = self._tail()
-            # one of several processes, whose error nobody could be told
+            # one of several processes, whose error nobody could be told; the launcher has a word about each of them
+            tail = self._tail(3000 * self._processes)
             failure = ChildOutOfMemoryError if says_out_of_memory(tail) else ChildError
             self._dead = failure(f"the child process ended with code {code}\n{tail}")
             waiting, self._calls = self._calls, {}
@@ -200,7 +205,7 @@ class ModelProcess:
         """The child's process id."""
         return self._process.pid
 
-    def _tail(self, limit: int = 3000) -> str:
+    def _tail(self, limit: int) -> str:
         try:
             return Path(self._log.name).read_bytes()[-limit:].decode(errors="replace")
         except OSError:

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +158,8 @@ def _rows_in_order(job: Job, rows: list[Row]) -> list[Row]:
     batch = settings["batch_size"]
     order = training_order([*map(row_length, rows)], settings["epochs"], batch, job["seed"])
     if job["plan"]["processes"] > 1:
-        order += order[: -len(order) % batch]  # the processes share a step evenly, so that the last one is whole
+        # the processes share a step evenly, so that the last one is whole
+        order += islice(cycle(order[:]), -len(order) % batch)
     return [rows[i] for i in order]
 
 
@@ -196,7 +198,10 @@ def _trainer(job: Job, tokenizer: Any, rows: list[Row], scratch: Path, watch: An
         from transformers.integrations.liger import apply_liger_kernel
 
         apply_liger_kernel(base, {"fused_linear_cross_entropy": False, "cross_entropy": False})
-    capture = base.device.type == "cuda" and causal and not _draws(settings)
+    draws = _draws(settings) or _draws(base.config.get_text_config().to_dict())
+    # looking after random numbers asks the GPU, which a captured pass must not
+    arguments["gradient_checkpointing_kwargs"] = {"use_reentrant": False, "preserve_rng_state": draws}
+    capture = base.device.type == "cuda" and causal and not draws
     common: dict[str, Any] = {
         "train_dataset": Dataset.from_list(rows),
         "processing_class": tokenizer,
@@ -254,8 +259,11 @@ def _trainer(job: Job, tokenizer: Any, rows: list[Row], scratch: Path, watch: An
 
 
 def _draws(settings: dict[str, Any]) -> bool:
-    """Whether a pass draws random numbers, which recomputed activations must draw again."""
-    return any(value for name, value in settings.items() if name.endswith("dropout"))
+    """Whether a method's or a base model's dropout draws random numbers, which recomputed activations must draw again.
+
+    A base model trains too, as far as its dropout goes: GPT-2 and Phi-2 have some.
+    """
+    return any(value for name, value in settings.items() if name.endswith(("dropout", "pdrop", "layerdrop")))
 
 
 def _fused(wanted: bool | None) -> bool:
@@ -295,8 +303,6 @@ def _arguments(job: Job, steps: int, scratch: Path, dtype: Any) -> dict[str, Any
         "weight_decay": settings["weight_decay"],
         "max_grad_norm": settings["max_grad_norm"],
         "gradient_checkpointing": plan["gradient_checkpointing"],
-        # looking after random numbers asks the GPU, which a captured pass must not
-        "gradient_checkpointing_kwargs": {"use_reentrant": False, "preserve_rng_state": _draws(settings)},
         "fp16": cuda and dtype == torch.float16,
         "bf16": cuda and dtype == torch.bfloat16,
         "seed": job["seed"],

@@ -58,7 +58,7 @@ class Watch(TrainerCallback):
         Args:
             checkpoints: folder of the sealed checkpoints.
             keep: checkpoints kept.
-            key: fingerprint of the job; checkpoints of another job are deleted.
+            key: fingerprint of the job; checkpoints of another job are passed over, and go as this one's come.
             progress: file that tells how far the run is.
             first_loss: what the first step's loss must be, within 1e-3.
             step_tokens: tokens that each optimizer step reads, without padding.
@@ -81,8 +81,7 @@ class Watch(TrainerCallback):
             ledger = read_json(self.resume_from / LEDGER)
             if ledger["key"] == key:
                 self.ledger = ledger
-            else:
-                shutil.rmtree(checkpoints)
+            else:  # not deleted here: another process of the launch may be reading them, and the plan lies there too
                 self.resume_from = None
         self._started = self._told = 0.0
         self._steps = 0

@@ -136,6 +136,11 @@ class TrainingWork:
         return self.stage.state().done or None
 
 
+def trainings_at_once(settings: Settings) -> int:
+    """Trainings that run at once: one where there are GPUs, since each fills their memory and is timed on them."""
+    return 1 if gpus() else settings.hardware.workers
+
+
 def training_steps(method: str, section: TrainingSettings, settings: Settings) -> int:
     """Optimizer steps of a training."""
     rows = settings.preference.train_pairs if method == "dpo" else settings.filter.train_rows

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tasks.process import ChildError, ModelProcess
+from tasks.process import ChildError, ChildOutOfMemoryError, ModelProcess
 
 
 @pytest.mark.parametrize("last_words", ["", '{"call": 0, "res', '{"call": 0, "result": [1, 2'])
@@ -16,3 +16,24 @@ def test_a_child_killed_in_the_middle_of_a_reply_fails_its_calls(last_words: str
         with pytest.raises(ChildError, match="ended with code 7"):
             child.ready.result(timeout=30)
         assert not child.alive
+
+
+def test_killing_a_launcher_ends_what_it_started_in_a_session_of_its_own() -> None:
+    started = "import subprocess, sys; subprocess.run([sys.executable, '-m', 'tasks.child'], start_new_session=True)"
+    launcher = (sys.executable, "-c", started)
+    with ModelProcess("subprocess:check_call", {"args": ["sleep", "30"]}, threads=1, launcher=launcher) as child:
+        with pytest.raises(TimeoutError):
+            child.ready.result(timeout=5)
+        child.kill()
+        with pytest.raises(ChildError, match="ended with code -9"):
+            child.ready.result(timeout=10)
+
+
+def test_memory_that_one_of_many_processes_lacked_is_told_behind_the_launchers_words() -> None:
+    words = "import sys; sys.stderr.write('torch.OutOfMemoryError: CUDA' + 9000 * '.'); sys.exit(1)"
+    launcher = (sys.executable, "-c", words)
+    with (
+        ModelProcess("nothing", {}, threads=1, launcher=launcher, processes=8) as child,
+        pytest.raises(ChildOutOfMemoryError),
+    ):
+        child.ready.result(timeout=30)

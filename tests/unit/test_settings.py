@@ -85,7 +85,8 @@ def test_overrides_reach_the_settings() -> None:
 
 def test_a_further_method_trains_as_sft_does_where_it_is_not_told_otherwise() -> None:
     given = {"tuning.also.dora": {"learning_rate": 1e-4, "epochs": 2}, "tuning.also.prefix_tuning.learning_rate": 1e-2}
-    tuning = load_settings("t4", given | {"tuning.sft.warmup_share": 0.1, "tuning.sft.r": 16}).tuning
+    sft = {"warmup_share": 0.1, "r": 16, "gradient_checkpointing": True}
+    tuning = load_settings("t4", given | {f"tuning.sft.{name}": value for name, value in sft.items()}).tuning
     dora, prefix = tuning.methods["dora"], tuning.methods["prefix_tuning"]
     assert (dora.learning_rate, dora.epochs, dora.warmup_share) == (1e-4, 2, 0.1)
     assert (dora.batch_size, dora.max_length) == (tuning.sft.batch_size, tuning.sft.max_length)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -20,8 +21,11 @@ from configs.settings import (
     TrainingSettings,
     load_settings,
 )
+from tasks.tune import gpu_ids
 from tasks.tune.methods import METHODS, check_combination, check_methods, trainable_parameters
 from tasks.tune.publish import normal_config
+from tasks.tune.train import _draws, _rows_in_order
+from tasks.tune.work import trainings_at_once
 
 SHARED = {
     "epochs": 3,
@@ -140,3 +144,34 @@ def test_a_pattern_of_target_modules_is_left_as_it_is() -> None:
         "base_model_name_or_path": "b",
         "revision": "abc",
     }
+
+
+def test_a_base_models_own_dropout_is_drawn_again() -> None:
+    llama, gpt2 = {"attention_dropout": 0.0, "num_hidden_layers": 2}, {"resid_pdrop": 0.1}
+    assert not _draws({"lora_dropout": 0.0}) and not _draws(llama)
+    assert _draws({"lora_dropout": 0.1}) and _draws(gpt2)
+
+
+@pytest.mark.parametrize(
+    ("visible", "ids"), [(None, "0,1"), ("", "all"), ("-1", "-1"), ("2,5,7", "2,5"), ("GPU-a,GPU-b", "GPU-a,GPU-b")]
+)
+def test_a_hidden_gpu_stays_hidden(visible: str | None, ids: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert gpu_ids(2) == ids
+
+
+def test_few_rows_fill_the_steps_of_several_processes() -> None:
+    settings = {"batch_size": 8, "epochs": 1}
+    job: Any = {"settings": settings, "seed": 0, "plan": {"processes": 2}}
+    rows = [{"input_ids": [number], "labels": [number]} for number in range(3)]
+    assert len(_rows_in_order(job, rows)) == 8
+
+
+def test_one_training_at_a_time_has_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load_settings("demo", {"hardware.workers": 2})
+    for found, at_once in ((0, 2), (1, 1), (4, 1)):
+        monkeypatch.setattr("tasks.tune.work.gpus", lambda found=found: found)
+        assert trainings_at_once(settings) == at_once
