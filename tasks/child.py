@@ -23,9 +23,10 @@ PROGRESS_SECONDS = 1.0
 
 def main() -> None:
     """Build what the first line asks for, then answer calls until end-of-file."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # the launcher watches over its processes, and they over it
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     if int(os.environ.get("RANK", "0")):
         os.dup2(2, 1)  # the replies are the first process's
-        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
         _build([], **json.loads(os.environ[FIRST_CALL]))
         return
     replies = os.fdopen(os.dup(1), "wb")

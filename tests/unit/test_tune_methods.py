@@ -21,7 +21,6 @@ from configs.settings import (
     TrainingSettings,
     load_settings,
 )
-from tasks.tune import gpu_ids
 from tasks.tune.methods import METHODS, check_combination, check_methods, trainable_parameters
 from tasks.tune.publish import normal_config
 from tasks.tune.train import _draws, _rows_in_order
@@ -150,17 +149,6 @@ def test_a_base_models_own_dropout_is_drawn_again() -> None:
     llama, gpt2 = {"attention_dropout": 0.0, "num_hidden_layers": 2}, {"resid_pdrop": 0.1}
     assert not _draws({"lora_dropout": 0.0}) and not _draws(llama)
     assert _draws({"lora_dropout": 0.1}) and _draws(gpt2)
-
-
-@pytest.mark.parametrize(
-    ("visible", "ids"), [(None, "0,1"), ("", "all"), ("-1", "-1"), ("2,5,7", "2,5"), ("GPU-a,GPU-b", "GPU-a,GPU-b")]
-)
-def test_a_hidden_gpu_stays_hidden(visible: str | None, ids: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if visible is None:
-        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    else:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert gpu_ids(2) == ids
 
 
 def test_few_rows_fill_the_steps_of_several_processes() -> None:
