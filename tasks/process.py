@@ -38,6 +38,8 @@ KEEP_FREED_MEMORY = {
 }
 PYTHON = (sys.executable, "-m", "tasks.child")
 FIRST_CALL = "TASKS_FIRST_CALL"
+# what a launcher tells its processes: a study started by one must not hand it on to its children
+LAUNCH = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", FIRST_CALL)
 
 
 class ChildError(RuntimeError):
@@ -80,7 +82,7 @@ class ModelProcess:
         if _ending.is_set():
             raise ChildError("the run is ending")
         self._log = tempfile.NamedTemporaryFile("w+b", prefix="child-", suffix=".log")  # noqa: SIM115 - closed in close
-        environment = os.environ | {
+        environment = {name: value for name, value in os.environ.items() if name not in LAUNCH} | {
             "OMP_NUM_THREADS": str(threads),
             "MKL_NUM_THREADS": str(threads),
             "TOKENIZERS_PARALLELISM": "false",

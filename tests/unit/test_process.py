@@ -37,3 +37,10 @@ def test_memory_that_one_of_many_processes_lacked_is_told_behind_the_launchers_w
         pytest.raises(ChildOutOfMemoryError),
     ):
         child.ready.result(timeout=30)
+
+
+def test_a_study_under_a_launcher_does_not_make_its_children_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    with ModelProcess("builtins:dict", {"answer": 42}, threads=1) as child:
+        assert child.ready.result(timeout=30) == {"answer": 42}
