@@ -6,7 +6,9 @@ Run alone: `python -m flows.tune --profile demo`.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from prefect import flow
 
@@ -19,7 +21,7 @@ from tasks.models import resolve_revision
 from tasks.stages import Stage, study_stages
 from tasks.tune.methods import METHODS
 from tasks.tune.search import candidates, publish_search, try_candidate
-from tasks.tune.work import TrainingWork, train_method, trainings_at_once
+from tasks.tune.work import TrainingRun, TrainingWork, train_method, trainings_at_once
 
 
 @flow(name="tune", flow_run_name="tune-{settings.profile}-{settings.seed}", persist_result=False)
@@ -46,15 +48,7 @@ def search_rates(settings: Settings, workspace: Path, methods: list[str]) -> Non
     place = Workspace(workspace)
     stages = unfinished(settings, workspace, "search", methods)
     units = [
-        Unit(
-            name=f"{candidate.stage.name}-{candidate.rate:g}",
-            key=candidate.run.key,
-            arguments={"candidate": candidate},
-            on_disk=candidate.outcome,
-            size=candidate.run.steps,
-            progress=candidate.run.progress,
-            note=candidate.run.note,
-        )
+        _unit(f"{candidate.stage.name}-{candidate.rate:g}", candidate.run, {"candidate": candidate}, candidate.outcome)
         for stage in stages
         for candidate in candidates(settings, place, stage)
     ]
@@ -69,15 +63,7 @@ def train_methods(settings: Settings, workspace: Path, methods: list[str]) -> No
     place = Workspace(workspace)
     stages = unfinished(settings, workspace, "tune", methods)
     units = [
-        Unit(
-            name=f"train-{work.stage.method}-seed-{work.stage.seed}",
-            key=work.run.key,
-            arguments={"work": work},
-            on_disk=work.done,
-            size=work.run.steps,
-            progress=work.run.progress,
-            note=work.run.note,
-        )
+        _unit(f"train-{work.stage.method}-seed-{work.stage.seed}", work.run, {"work": work}, work.done)
         for work in (TrainingWork(settings, place, stage) for stage in stages)
     ]
     run_units(train_method, units, place.state / "prefect", f"train {_listed(stages)}", "step")
@@ -87,6 +73,10 @@ def unfinished(settings: Settings, workspace: Path, kind: str, methods: list[str
     """Stages of a kind and of these methods that are not published, or no longer hold."""
     stages = study_stages(settings, Workspace(workspace)).values()
     return [stage for stage in stages if stage.kind == kind and stage.method in methods and not stage.state().done]
+
+
+def _unit(name: str, training: TrainingRun, arguments: dict[str, Any], on_disk: Callable[[], Any]) -> Unit:
+    return Unit(name, training.key, arguments, on_disk, training.steps, training.progress, training.note)
 
 
 def _listed(stages: list[Stage]) -> str:

@@ -46,7 +46,8 @@ class Candidate:
         section = self.settings.tuning.methods[stage.method]
         section = section.model_copy(update={"learning_rate": self.rate, "epochs": epochs})
         name = f"{stage.name}-{alone.fingerprint}"
-        return TrainingRun(self.settings, self.workspace, stage.method, stage.seed, name, section)
+        title = f"{stage.method} at {self.rate:g}"
+        return TrainingRun(self.settings, self.workspace, stage.method, stage.seed, name, section, title)
 
     @property
     def folder(self) -> Path:

@@ -41,6 +41,8 @@ class TrainingRun:
     """Names the run; ends with the fingerprint of what it reads."""
     section: TrainingSettings
     """The method's settings with the learning rate and the epochs of this run."""
+    title: str
+    """What tells it apart from the runs beside it."""
 
     @property
     def checkpoints(self) -> Path:
@@ -63,7 +65,7 @@ class TrainingRun:
     def note(self) -> str:
         """The loss of the newest step told, as "sft loss 1.832"; empty before the first."""
         try:
-            return f"{self.method} loss {read_json(self._progress_file)['loss']:.3f}"
+            return f"{self.title} loss {read_json(self._progress_file)['loss']:.3f}"
         except (OSError, ValueError, KeyError):
             return ""
 
@@ -129,7 +131,8 @@ class TrainingWork:
         if section.search_rates:
             section = section.model_copy(update={"learning_rate": chosen_rate(self.workspace.search(stage.method))})
         key = f"{stage.name}-{stage.require_key().fingerprint}"
-        return TrainingRun(self.settings, self.workspace, stage.method, stage.seed, key, section)
+        title = f"{stage.method} seed {stage.seed}" if self.settings.tuning.seeds > 1 else stage.method
+        return TrainingRun(self.settings, self.workspace, stage.method, stage.seed, key, section, title)
 
     def done(self) -> bool | None:
         """True where the adapter is published and whole."""
