@@ -16,6 +16,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any, cast
 
 from storage.files import fingerprint
+from tasks.engines.hf import left_padded
 
 if TYPE_CHECKING:
     import torch
@@ -164,28 +165,25 @@ class Evaluator:
     def _generate(self, model: Any, prompts: list[str], new_tokens: int) -> list[list[int]]:
         import torch
 
-        pad = self._lm.tokenizer.pad_token_id
-        rows = [self._lm.tok_encode(prompt) for prompt in prompts]
-        width = max(len(row) for row in rows)
-        ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=self._device)
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=self._device)
+        padded = left_padded([self._lm.tok_encode(prompt) for prompt in prompts])
+        ids, mask = (tensor.to(self._device) for tensor in padded)
         config = getattr(model, "active_peft_config", None)
         inputs: dict[str, Any] = {"input_ids": ids}
         model.eval()
         with torch.no_grad():
             if config is not None and config.is_prompt_learning:
-                virtual = model.get_prompt(batch_size=len(rows))
+                virtual = model.get_prompt(batch_size=len(prompts))
                 if config.peft_type == "PREFIX_TUNING":
                     inputs["past_key_values"] = virtual
                 else:
                     text = model.get_input_embeddings()(ids)
                     inputs = {"inputs_embeds": torch.cat([virtual.to(text.dtype), text], dim=1)}
-                mask = torch.cat([mask.new_ones(len(rows), config.num_virtual_tokens), mask], dim=1)
+                mask = torch.cat([mask.new_ones(len(prompts), config.num_virtual_tokens), mask], dim=1)
                 model = model.get_base_model()
             output = model.generate(
                 **inputs,
                 attention_mask=mask,
-                pad_token_id=pad,
+                pad_token_id=self._lm.tokenizer.pad_token_id,
                 do_sample=False,
                 min_new_tokens=new_tokens,
                 max_new_tokens=new_tokens,

@@ -56,18 +56,20 @@ class TrainingRun:
 
     def progress(self) -> float:
         """Share of the steps done, as the child tells while it runs."""
-        try:
-            told = read_json(self._progress_file)
-            return float(told["step"] / told["total"])
-        except (OSError, ValueError, KeyError, ZeroDivisionError):
-            return 0.0
+        told = self._told()
+        return float(told["step"] / told["total"]) if told and told["total"] else 0.0
 
     def note(self) -> str:
         """The loss of the newest step told, as "sft loss 1.832"; empty before the first."""
+        told = self._told()
+        return f"{self.title} loss {told['loss']:.3f}" if told else ""
+
+    def _told(self) -> dict[str, Any] | None:
         try:
-            return f"{self.title} loss {read_json(self._progress_file)['loss']:.3f}"
-        except (OSError, ValueError, KeyError):
-            return ""
+            told: dict[str, Any] = read_json(self._progress_file)
+        except (OSError, ValueError):
+            return None
+        return told if {"step", "total", "loss"} <= told.keys() else None
 
     def in_child(self, target: str, out: Path) -> dict[str, Any]:
         """Call a function with the run's job in fresh processes; it goes on from the newest valid checkpoint.

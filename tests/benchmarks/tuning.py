@@ -28,7 +28,6 @@ from tasks.tune.rows import Row
 from tests.benchmarks.generation import print_table
 from tests.benchmarks.workload import Workload, build_model
 
-WARM_UP_STEPS = 2
 PROMPT_TOKENS = 30
 SIDES: dict[str, dict[str, dict[str, Any]]] = {
     "sft": {
@@ -263,6 +262,7 @@ def train_with_trl(job: dict[str, Any], arguments: dict[str, Any]) -> dict[str, 
     from tasks.tune.methods import peft_config
     from tasks.tune.rows import chat_tokenizer, encode_pairs, encode_sft, row_length, row_tokens, training_order
     from tasks.tune.train import _take_device
+    from tasks.tune.watch import WARM_UP_STEPS
 
     class Clock(TrainerCallback):
         """Seconds from the end of the warm-up."""
