@@ -168,12 +168,14 @@ class Passes:
         static = {name: tensor.clone() for name, tensor in batch.items()}
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, pool=self._pool.id):
+            # NCCL's watchdog thread asks the GPU for its events meanwhile, which a global capture takes for an error
+            with torch.cuda.graph(graph, pool=self._pool.id, capture_error_mode="thread_local"):
                 loss = self._run(static)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            log.warning("the training step cannot be captured and runs uncaptured, slower: %s", error)
+            first = error.__context__ or error  # a capture that broke off says so again when it ends
+            log.warning("the training step cannot be captured and runs uncaptured, slower: %s", first)
             self._capture = False
             return None
         self._graphs[shape] = captured = _Captured(graph, static, loss)

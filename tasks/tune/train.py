@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -246,6 +247,9 @@ def _trainer(job: Job, tokenizer: Any, rows: list[Row], scratch: Path, watch: An
     # recomputed, while the adapter's wrapper says that it trains
     trainer.model.train()
     trainer.model_accepts_loss_kwargs = False  # or `Trainer` counts the labels on the GPU, and waits for it
+    # else several processes' models are wrapped in DDP, whose hooks tie the default stream to that of a capture, which
+    # breaks off; `SteppedByPasses` sums their gradients
+    trainer.accelerator.prepare_model = partial(trainer.accelerator.prepare_model, evaluation_mode=True)
     trainer.passes = Passes(
         trainer.model,
         PreferenceLoss(settings["beta"]) if method.trainer == "dpo" else answer_loss,
