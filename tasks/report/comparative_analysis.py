@@ -1,0 +1,1237 @@
+"""The cells of `evaluation/comparative_analysis.ipynb`: a script in the percent format, which `notebook.py` executes.
+
+A markdown cell is a string. What the cell of constants imports from the project stands in the notebook as literals, so
+that the notebook needs the folder that it lies in and no more. Like any notebook it imports at its top.
+"""
+
+# mypy: disable-error-code="no-untyped-call"
+# ruff: noqa: E402
+
+# %% [markdown]
+"""
+# Comparative analysis, recomputed step by step
+
+This notebook makes every table of `report.md` again, from the files beside it. Each section says in plain words what
+the figures mean, computes them in a few lines, and checks them against those that the report was written from. A check
+that fails stops with an error, so a notebook that has run to its end has confirmed the report.
+
+**What it needs.** The folder `evaluation/` of a study, with this notebook in it, and Python with numpy, pandas, scipy
+and matplotlib. It needs no models, no data and no network.
+
+**How to run it.**
+
+- On your machine: `pip install -c constraints.txt -e . jupyterlab` in the project's folder brings everything (without
+  the project, `pip install numpy pandas scipy matplotlib jupyterlab` does). Then
+  `jupyter lab comparative_analysis.ipynb` in this folder, and *Run → Run All Cells*.
+- In Colab: open it from your Drive and choose *Runtime → Run all*. The first cell mounts the Drive; correct the folder
+  there if your study lies elsewhere.
+
+What was not taken is shown as *not measured*, never as zero, and the checks leave it out and say so.
+"""
+
+# %%
+import json
+import math
+import operator
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from IPython.display import Image, Markdown, display
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from scipy import stats
+
+FOLDER = Path.cwd()
+if "google.colab" in sys.modules:  # Colab starts a notebook in a folder of its own
+    from google.colab import drive
+
+    drive.mount("/content/drive")
+    FOLDER = Path("/content/drive/MyDrive/synthetic-instruction-tuner/evaluation")
+
+# %% [markdown]
+"""
+## 1. The files, and a few tools
+
+First the report's own names, colours and rules. Then the tools: `load` reads a file, `show` displays a table, and
+`check` holds what was recomputed against what the report says. It compares the figures that are there on both sides,
+and tells how many are on one side only.
+"""
+
+# %% constants
+from tasks.report.charts import COLOURS, MARKERS, STYLE
+from tasks.report.recommend import LEAD
+from tasks.report.report import RULES
+from tasks.report.words import BENCHMARK_NAMES, METHOD_NAMES, NOT_MEASURED
+
+# %%
+NAMES = METHOD_NAMES | BENCHMARK_NAMES
+checked: dict[str, int] = {}
+
+
+def load(name: str) -> Any:
+    """A JSON file of the folder, or None where there is none that can be read."""
+    try:
+        return json.loads((FOLDER / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def look_up(record: Any, *keys: str) -> Any:
+    """A figure inside nested objects, or None where a step is missing."""
+    for key in keys:
+        record = record.get(key) if isinstance(record, dict) else None
+    return record
+
+
+def text(table: pd.DataFrame, column: Any, form: str | Callable[[Any], str] = "{}", factor: float = 1) -> pd.Series:
+    """A column as words; two columns become "low to high"."""
+    if isinstance(column, list):
+        low, high = (text(table, one, form, factor) for one in column)
+        return low.mask(low != NOT_MEASURED, low + " to " + high)
+    write = form.format if isinstance(form, str) else form
+    words = [
+        NOT_MEASURED if pd.isna(value) else write(value if factor == 1 else value * factor) for value in table[column]
+    ]
+    return pd.Series(words, table.index, dtype=object)
+
+
+def show(table: pd.DataFrame, columns: Mapping[str, Any]) -> None:
+    """Display columns of a table by title, each as the arguments of `text` or as ready words."""
+    ready = {title: told if isinstance(told, pd.Series) else text(table, *told) for title, told in columns.items()}
+    shown = pd.DataFrame(ready, index=table.index).rename(index=NAMES)
+    if "seed" in shown.index.names and shown.index.get_level_values("seed").nunique() == 1:
+        shown = shown.droplevel("seed")
+    display(shown.rename_axis(index=str.capitalize) if len(shown) else Markdown(f"*{NOT_MEASURED}*"))
+
+
+def check(what: str, ours: Mapping[Any, Any], theirs: Mapping[Any, Any], tolerance: float = 1e-9) -> None:
+    """Assert that the figures recomputed here equal the report's, wherever both are there.
+
+    They may differ by `tolerance`, or by that share of the larger one.
+    """
+    both = [key for key, value in ours.items() if not pd.isna(value) and not pd.isna(theirs.get(key))]
+    one_sided = sum(pd.isna(value) != pd.isna(theirs.get(key)) for key, value in ours.items())
+    for key in both:
+        equal = math.isclose(ours[key], theirs[key], rel_tol=tolerance, abs_tol=tolerance)
+        assert equal, f"{what}, {key}: recomputed {ours[key]}, but the report has {theirs[key]}"
+    deviation = max((abs(ours[key] - theirs[key]) for key in both), default=0.0)
+    told = f"{len(both)} recomputed, largest deviation {round(deviation, 10):g}" if both else NOT_MEASURED
+    print(f"{what}: {told}" + (f"; {one_sided} on one side only" if one_sided else ""))
+    checked[what] = len(both)
+
+
+def figures(table: pd.DataFrame, *columns: str) -> dict[Any, Any]:
+    """Figures of a table by row and column."""
+    return {(row, column): table.loc[row, column] for row in table.index for column in columns}
+
+
+def reported(rows: Any, keys: Sequence[str], *columns: str) -> dict[Any, Any]:
+    """The same of a list in a metrics file; `keys` name the row."""
+    return {
+        (tuple(row[key] for key in keys) if len(keys) > 1 else row[keys[0]], column): row.get(column)
+        for row in rows or []
+        for column in columns
+    }
+
+
+def draw(chart: Figure, told: str) -> None:
+    """Display a chart, without the version that would make equal charts differ."""
+    image = BytesIO()
+    chart.savefig(image, format="png", dpi=110, metadata={"Software": None})
+    plt.close(chart)
+    display(Image(image.getvalue(), alt=told))
+
+
+pd.set_option("display.max_rows", None, "display.max_columns", None, "display.max_colwidth", None, "display.width", 250)
+plt.rcdefaults()
+plt.rcParams.update(STYLE | {"figure.constrained_layout.use": True})
+
+files = ["provenance", "dataset", "training", "comparison", "tests", "efficiency", "checklist"]
+files += ["win_rates", "forgetting", "human", "attached"]
+metrics = {name: load(f"metrics/{name}.json") for name in files}
+found = pd.DataFrame(
+    {"there": ["there" if metrics[name] else NOT_MEASURED for name in files]},
+    index=pd.Index([f"metrics/{name}.json" for name in files], name="file"),
+)
+show(found, {"State": ("there",)})
+
+# %% [markdown]
+"""
+## 2. What was compared
+
+One base model, frozen, is adapted in several ways. Methods, seeds, benchmarks and the limits of the tests below are
+read from the settings in `metrics/provenance.json`. The *share* of parameters that are trained is what makes a method
+"parameter-efficient".
+"""
+
+# %%
+settings: Any = look_up(metrics["provenance"], "settings") or {}
+tuning, evaluation = settings.get("tuning") or {}, settings.get("evaluation") or {}
+sections = tuning | (tuning.get("also") or {})
+methods = [name for name in METHOD_NAMES if sections.get(name)]
+questions_of: Any = evaluation.get("benchmarks") or {}
+benchmarks = [name for name in BENCHMARK_NAMES if name in questions_of]
+benchmarks += sorted(set(questions_of) - set(benchmarks))
+seed = settings.get("seed")
+seeds = [seed + number for number in range(tuning.get("seeds", 0))]
+runs = [("base", seed), *((method, one) for method in methods for one in seeds)] if methods else []
+run_index = pd.MultiIndex.from_tuples(runs, names=["method", "seed"])
+alpha, power, draws = (evaluation.get(name, math.nan) for name in ("alpha", "power", "permutations"))
+training: Any = {(run["method"], run["seed"]): run for run in look_up(metrics["training"], "runs") or []}
+
+
+def setting(method: str, name: str) -> str:
+    """A setting of a method in words; nothing where it has no such setting."""
+    value = sections[method].get(name)
+    if name == "learning_rate":  # where rates were searched, the one that was chosen
+        value = look_up(training.get((method, seed)), "metrics", name) or (
+            NOT_MEASURED if sections[method].get("search_rates") else value
+        )
+    return "" if value is None else ", ".join(value) if isinstance(value, list) else f"{value}"
+
+
+names = ["epochs", "batch_size", "learning_rate", "max_length", "r", "lora_alpha", "alpha", "target_modules"]
+names += ["feedforward_modules", "num_virtual_tokens", "init_method", "encoder_hidden_size", "beta"]
+chosen_settings = pd.DataFrame(
+    {name.replace("_", " "): [setting(method, name) for method in methods] for name in names},
+    index=pd.Index(methods, name="method"),
+)
+for kind in ("trainable", "total"):
+    counted = [look_up(training.get((method, seed)), "metrics", f"{kind}_parameters") for method in methods]
+    chosen_settings[kind] = pd.Series(counted, chosen_settings.index, dtype=float)
+chosen_settings["share"] = chosen_settings["trainable"] / chosen_settings["total"]
+used = {name: (name,) for name in chosen_settings.columns[: len(names)] if chosen_settings[name].any()}
+show(chosen_settings, used | {"trainable": ("trainable", "{:,.0f}"), "share": ("share", "{:.4%}")})
+print(f"Base model: {look_up(settings, 'models', 'base', 'name') or NOT_MEASURED}. Seeds: {seeds}.")
+
+# %% [markdown]
+"""
+## 3. The data
+
+All training data are synthetic: a model wrote instructions and answers, rules dropped the poor rows, and a reward
+model chose the better and the worse of several answers as a *preference pair*. The rows themselves lie outside this
+folder; what was counted of them lies in `metrics/dataset.json`. This section recomputes what follows from those
+counts.
+
+**From raw to kept.** A row falls to the first rule that it breaks. The rows left after a rule are those before it
+minus those that it dropped; after the last rule the kept rows must remain.
+"""
+
+# %%
+data = metrics["dataset"]
+rows: Any = look_up(data, "rows") or {}
+stages = look_up(data, "stats") or {}
+waterfall = look_up(data, "waterfall") or []
+steps = pd.DataFrame(waterfall, columns=["step", "dropped", "rows"]).set_index("step").rename_axis("rule")
+steps["left"] = (rows.get("raw") or math.nan) - steps["dropped"].cumsum()
+steps["why"] = [RULES.get(rule, "") for rule in steps.index]
+show(
+    steps.drop(["raw", "kept"], errors="ignore"),
+    {"Drops a row when": ("why",), "Dropped": ("dropped", "{:,.0f}"), "Rows left": ("left", "{:,.0f}")},
+)
+check("rows left after each rule", steps["left"].to_dict(), steps["rows"].to_dict())
+
+# %% [markdown]
+"""
+**Domains.** The instructions come from several domains. Where the share of rows kept is low, the rules took more from
+a domain than from the others.
+"""
+
+# %%
+domains = pd.DataFrame({side: look_up(data, f"domains{side}") or {} for side in ("", "_kept")}, dtype=float)
+domains = domains.rename_axis("domain").rename(columns={"": "raw", "_kept": "filtered"})
+domains["filtered"] = domains["filtered"].mask(domains["raw"].notna() & domains["filtered"].isna(), 0)
+domains["kept"] = domains["filtered"] / domains["raw"]
+show(
+    domains,
+    {"Raw rows": ("raw", "{:,.0f}"), "Kept rows": ("filtered", "{:,.0f}"), "Kept": ("kept", "{:.1%}")},
+)
+check("rows of all domains", domains[["raw", "filtered"]].sum(min_count=1).to_dict(), rows)
+
+# %% [markdown]
+"""
+**Quality score.** Each row has a score between 0 and 1, the weighted sum of five parts. The mean of weighted sums is
+the weighted sum of the means, so the mean score follows from the parts' means. (Each score was rounded to six digits,
+hence the tolerance.)
+"""
+
+# %%
+parts = pd.DataFrame(
+    {"weight": look_up(settings, "filter", "quality") or {}, "mean": look_up(data, "quality_parts") or {}}, dtype=float
+).rename_axis("part")
+parts["product"] = parts["weight"] * parts["mean"]
+show(
+    parts,
+    {"Weight": ("weight", "{:.2f}"), "Mean over the kept rows": ("mean", "{:.3f}"), "Product": ("product", "{:.3f}")},
+)
+quality = {"mean": parts["product"].sum(skipna=False) if len(parts) else None}
+check("mean quality score", quality, look_up(data, "quality") or {}, tolerance=5e-6)
+
+# %% [markdown]
+"""
+**Preference pairs.** Several models answered each instruction and a reward model scored the answers; the best became
+*chosen*, the worst *rejected*. A model that is chosen far more often than it is rejected writes what the reward model
+likes.
+"""
+
+# %%
+preference, margins = stages.get("preference"), look_up(data, "margins")
+pairs = look_up(margins, "pairs")
+responders: Any = look_up(preference, "models") or {}
+models = pd.DataFrame(index=pd.Index(responders, name="responder"))
+for name in ("mean", "low", "high"):
+    models[name] = [look_up(told, "score", name) for told in responders.values()]
+for name, side in (("win_share", "chosen_models"), ("loss_share", "rejected_models")):
+    models[name] = [(look_up(margins, side) or {}).get(model, 0) / pairs if pairs else None for model in models.index]
+show(
+    models,
+    {
+        "Mean score": ("mean", "{:.2f}"),
+        "95% interval": (["low", "high"], "{:.2f}"),
+        "Chosen": ("win_share", "{:.1%}"),
+        "Rejected": ("loss_share", "{:.1%}"),
+    },
+)
+shares = {(model, name): told.get(name) for model, told in responders.items() for name in ("win_share", "loss_share")}
+check("shares chosen and rejected", figures(models, "win_share", "loss_share"), shares)
+
+# %% [markdown]
+"""
+**In one table.** The *margin* is the chosen answer's score minus the rejected one's, in units of the reward model,
+which have no meaning of their own. A correlation of score and length far above 0 warns that the reward model likes
+long answers. What can be computed in a second way is: the share of complete pairs from the attempts, the pairs as the
+sum of their splits, and the mean margin as the stage itself took it.
+"""
+
+# %%
+raw: Any = stages.get("raw")
+facts: dict[str, Any] = {
+    "Raw instruction and response pairs": rows.get("raw"),
+    "Share of attempts that gave a complete pair": look_up(raw, "success_rate"),
+    "Mean instruction length [words]": look_up(raw, "mean_instruction_words"),
+    "Mean response length [words]": look_up(raw, "mean_response_words"),
+    "Rows after filtering": rows.get("filtered"),
+    "Mean quality score of the kept rows": look_up(data, "quality", "mean"),
+    "SFT training rows": rows.get("sft_train"),
+    "SFT validation rows": rows.get("sft_val"),
+    "SFT test rows": rows.get("sft_test"),
+    "Preference pairs": rows.get("pairs"),
+    "DPO training pairs": rows.get("dpo_train"),
+    "DPO validation pairs": rows.get("dpo_val"),
+    "DPO test pairs": rows.get("dpo_test"),
+    "Mean score margin of a pair [reward units]": look_up(margins, "spread", "mean"),
+    "Spearman correlation of score and length": look_up(preference, "length", "spearman_score_words"),
+    "Spearman correlation of score and quality score": look_up(preference, "quality", "spearman"),
+}
+table = pd.DataFrame({"value": list(facts.values())}, index=pd.Index(facts, name="figure"), dtype=float)
+show(table, {"Value": ("value", lambda value: f"{value:,.0f}" if value == int(value) else f"{value:,.3f}")})
+attempts = look_up(raw, "attempts")
+of_splits: list[Any] = [rows.get(f"dpo_{split}") for split in ("train", "val", "test")]
+again = {
+    "success rate": raw["completed"] / attempts if attempts else None,
+    "pairs": sum(of_splits) if preference and None not in of_splits else None,
+    "margin": look_up(preference, "mean_margin"),
+}
+told = {"success rate": look_up(raw, "success_rate"), "pairs": look_up(preference, "pairs")}
+check("facts about the data", again, told | {"margin": look_up(margins, "spread", "mean")})
+
+# %% [markdown]
+"""
+## 4. The training
+
+A *loss* is the mean surprise about each token of the answers, in nats: lower is better, and only the loss on rows that
+were never trained on tells whether something was learned that carries over. DPO's loss is of another kind: it measures
+how well chosen and rejected answers are told apart, starts at ln 2 ≈ 0.693 where neither is preferred, and cannot be
+compared with the others'. *Preference accuracy* is the share of held-out pairs whose chosen answer the trained model
+prefers; 50% is guessing.
+
+**Converged** means: the loss fell (from the first eighth of the steps to the last quarter, by more than two standard
+errors) and then flattened (from the third quarter to the last it fell by at most a tenth of that, or by less than two
+standard errors). The falls were measured on single steps; the decision is made again here.
+"""
+
+# %%
+losses = pd.DataFrame(index=run_index[1:])
+for name in ("fall", "fall_standard_error", "late_fall", "late_fall_standard_error", "converged"):
+    losses[name] = [look_up(training.get(run), "metrics", "convergence", name) for run in losses.index]
+losses["steps"] = [look_up(training.get(run), "metrics", "steps") for run in losses.index]
+for split in ("val", "test"):
+    for name in ("loss_before", "loss_after", "accuracy"):
+        losses[f"{split}_{name}"] = [look_up(training.get(run), "metrics", "eval", split, name) for run in losses.index]
+losses = losses.astype(float)  # yes becomes 1, no becomes 0
+show(
+    losses,
+    {
+        "Steps": ("steps", "{:,.0f}"),
+        "Converged": ("converged", lambda value: "yes" if value else "no"),
+        "Validation loss": (["val_loss_before", "val_loss_after"], "{:.3f}"),
+        "Test loss": (["test_loss_before", "test_loss_after"], "{:.3f}"),
+        **{
+            f"Preference accuracy, {name}": text(losses, f"{split}_accuracy", "{:.1%}").where(
+                losses.index.get_level_values("method") == "dpo", ""
+            )
+            for split, name in (("val", "validation"), ("test", "test"))
+        },
+    },
+)
+fell = losses["fall"] > 2 * losses["fall_standard_error"]
+flat = losses["late_fall"] <= np.maximum(losses["fall"] / 10, 2 * losses["late_fall_standard_error"])
+decided = (fell & flat).astype(float).where(losses["late_fall_standard_error"].notna())
+check("convergence", decided.to_dict(), losses["converged"].to_dict())
+
+# %% [markdown]
+"""
+**Learning rates.** A method that is shown with a poor learning rate looks worse than it is. Where rates were searched,
+each was trained for a short while, and the one with the lowest *validation* loss was taken: never the benchmarks, or
+the comparison would be decided before it began. A choice at the edge of the candidates hints that a better one lies
+beyond.
+"""
+
+# %%
+searches = look_up(metrics["training"], "searches") or []
+search = pd.DataFrame(index=pd.Index([told["method"] for told in searches], name="method"))
+candidates = [look_up(told, "search", "candidates") or [] for told in searches]
+search["tried"] = [
+    "; ".join(f"{one['learning_rate']:g}: {one['val_loss'] or math.inf:.3f}" for one in tried) or None
+    for tried in candidates
+]
+search["best"] = [
+    min(((one["val_loss"], one["learning_rate"]) for one in tried if one["val_loss"]), default=(None, None))[1]
+    for tried in candidates
+]
+search["edge"] = [look_up(told, "search", "at_edge") for told in searches]
+search["seconds"] = [look_up(told, "cost", "seconds") for told in searches]
+if searches:
+    show(
+        search,
+        {
+            "Rate: validation loss (inf: failed)": ("tried",),
+            "Lowest at": ("best", "{:g}"),
+            "At the edge": ("edge", lambda value: "yes" if value else "no"),
+            "Cost [s]": ("seconds", "{:,.1f}"),
+        },
+    )
+else:
+    print("No learning rate was searched for.")
+chosen_rates = {told["method"]: look_up(told, "search", "chosen") for told in searches}
+check("chosen learning rates", search["best"].to_dict(), chosen_rates)
+
+# %% [markdown]
+"""
+## 5. The answers
+
+From here on everything is computed from single answers. `results/<method>/<benchmark>.samples.jsonl` holds a row for
+each question with the score of its answer: 1 or 0 for right or wrong, or a number between. All methods answered the
+same questions, so a question is known by its task and the hash of its text (and a number, where a data set holds a
+question twice). A file that has not as many rows as its results say is torn and is not believed, nor is a result that
+the report refused.
+"""
+
+# %%
+refused = {(row["method"], row["seed"]) for row in look_up(metrics["tests"], "refused") or []}
+
+
+def folder_of(method: str, one: int) -> str:
+    """Where the results of a run lie."""
+    return f"results/{method if one == 0 or method == 'base' else f'{method}-seed-{one}'}"
+
+
+def read_answers(method: str, one: int, benchmark: str) -> pd.DataFrame | None:
+    """Value and cluster of each answer; None where there are none to believe."""
+    path = FOLDER / folder_of(method, one) / f"{benchmark}.samples.jsonl"
+    results = load(f"{folder_of(method, one)}/{benchmark}.json")
+    try:
+        with path.open(encoding="utf-8") as file:
+            samples = [json.loads(line) for line in file]
+    except (OSError, ValueError):
+        return None
+    if look_up(results, "config", "questions") != len(samples) or (method, one) in refused:
+        return None
+    frame = pd.DataFrame(samples, columns=["task", "doc_hash", "cluster"], dtype=object)
+    frame["value"] = [row["metrics"].get(questions_of[benchmark]["metric"]) for row in samples]
+    frame["copy"] = frame.groupby(["task", "doc_hash"]).cumcount()
+    return frame.astype({"value": float}).dropna(subset="value").set_index(["task", "doc_hash", "copy"])
+
+
+read: Any = {(*run, benchmark): read_answers(*run, benchmark) for run in runs for benchmark in benchmarks}
+answers: Any = {key: frame for key, frame in read.items() if frame is not None and len(frame)}
+counts = pd.DataFrame(index=run_index)
+for benchmark in benchmarks:
+    counts[benchmark] = [len(answers[(*run, benchmark)]) if (*run, benchmark) in answers else None for run in runs]
+show(counts, {NAMES.get(name, name): (name, "{:,.0f} answers") for name in benchmarks})
+
+# %% [markdown]
+r"""
+## 6. Scores
+
+A score is the mean of its answers. Other questions would have given another score: the *standard error* (SE) says by
+how much it would typically differ.
+
+Where questions are independent, it is the textbook's: the spread of single answers divided by $\sqrt{n}$. MMLU's are
+not: a model that knows astronomy answers most questions of that subject well, so a second one brings less news than a
+question of another subject. The *cluster-robust* standard error (Miller 2024, arXiv 2411.00640) therefore sums the
+deviations of each subject first, and takes these sums as the independent pieces. With $n$ questions in $J$ clusters,
+
+$$ SE = \frac{1}{n} \sqrt{\frac{J}{J-1} \sum_{j=1}^{J} \Big( \sum_{i \in j} (x_i - \bar x) \Big)^2 } $$
+
+Without clusters each question is one of its own, and this is the textbook's formula.
+"""
+
+
+# %%
+def cluster_sums(values: pd.Series, clusters: pd.Series) -> Any:
+    """The sum of each cluster, or the values themselves where there are no clusters."""
+    if clusters.isna().any():
+        return values.to_numpy()
+    return np.bincount(pd.factorize(clusters)[0], weights=values)
+
+
+def standard_error(values: pd.Series, clusters: pd.Series) -> float:
+    """Of the mean, cluster-robust; NaN with fewer than two clusters."""
+    sums = cluster_sums(values - values.mean(), clusters)
+    count = len(sums)
+    return math.sqrt(count / (count - 1) * (sums**2).sum()) / len(values) if count > 1 else math.nan
+
+
+scores = pd.DataFrame(index=pd.MultiIndex.from_tuples(list(answers), names=["method", "seed", "benchmark"]))
+scores["value"] = [frame["value"].mean() for frame in answers.values()]
+scores["stderr"] = [standard_error(frame["value"], frame["cluster"]) for frame in answers.values()]
+cells = text(scores, "value", "{:.1%}") + text(scores, "stderr", " ± {:.1f}", 100).replace(NOT_MEASURED, "")
+wide = cells.unstack("benchmark").reindex(index=run_index, columns=benchmarks)
+show(wide, {NAMES.get(name, name): (name,) for name in benchmarks})
+check(
+    "scores and standard errors",
+    figures(scores, "value", "stderr"),
+    reported(look_up(metrics["comparison"], "scores"), ["method", "seed", "benchmark"], "value", "stderr"),
+)
+
+# %%
+chart, axes = plt.subplots(figsize=(9, 4))
+width = 0.8 / (1 + len(methods))
+for place, method in enumerate(["base", *methods]):
+    for position, benchmark in enumerate(benchmarks):
+        if (method, seed, benchmark) in scores.index:
+            score, error = 100 * scores.loc[(method, seed, benchmark)]
+            x = position + (place - len(methods) / 2) * width
+            axes.bar(x, score, 0.92 * width, color=COLOURS[method], label=METHOD_NAMES[method])
+            axes.errorbar(x, score, 1.96 * error, color="black", capsize=3, linewidth=1)
+legend = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))  # each method once
+axes.legend(legend.values(), legend.keys(), loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=4)
+axes.set_xticks(range(len(benchmarks)), [NAMES.get(name, name) for name in benchmarks])
+axes.set(ylabel="Score [%]", title="Scores, ± 1.96 standard errors" + (f", seed {seed}" if len(seeds) > 1 else ""))
+axes.yaxis.grid(color="#dddddd")
+draw(chart, "Scores with intervals")
+
+# %% [markdown]
+"""
+## 7. Differences to the base model
+
+### 7.1 Pairing
+
+The intervals in that chart overlap widely, and yet it would be wrong to conclude that nothing differs. Most of their
+width is the difficulty of the questions, which all methods share. So compare **question by question**: in the
+difference of the two answers to a question, its difficulty cancels. The mean of these *paired differences* is the
+difference of the two scores, but its standard error is smaller.
+
+With several training seeds, a method's answer to a question is the mean of its runs' answers. A question that one of
+them has not answered is left out.
+"""
+
+# %%
+paired: dict[tuple[str, str], pd.DataFrame] = {}
+left_out: dict[tuple[str, str], int] = {}
+contrasts = pd.DataFrame(index=pd.MultiIndex.from_product([methods, benchmarks], names=["method", "benchmark"]))
+for method, benchmark in contrasts.index:
+    base = answers.get(("base", seed, benchmark))
+    own = [answers[(method, one, benchmark)] for one in seeds if (method, one, benchmark) in answers]
+    if base is not None and own:
+        mean = sum(frame["value"] for frame in own) / len(own)  # NaN where one has not answered
+        frame = base.assign(method=mean).dropna(subset="method")
+        frame["difference"] = frame["method"] - frame["value"]
+        paired[method, benchmark] = frame
+        left_out[method, benchmark] = len(set(base.index).union(*(frame.index for frame in own))) - len(frame)
+paired = {key: frame for key, frame in paired.items() if len(frame)}
+
+
+def of_each(figure: Callable[[pd.DataFrame], Any]) -> pd.Series:
+    """A figure of each contrast; NaN where there is nothing to compare."""
+    return pd.Series([figure(paired[key]) if key in paired else None for key in contrasts.index], contrasts.index)
+
+
+contrasts["difference"] = of_each(lambda frame: frame["difference"].mean()).astype(float)
+contrasts["questions"] = of_each(len)
+contrasts["unpaired"] = [left_out.get(key) if key in paired else None for key in contrasts.index]
+contrasts["changed"] = of_each(lambda frame: (frame["difference"] != 0).sum())
+contrasts["up"] = of_each(lambda frame: (frame["difference"] == 1).sum())
+contrasts["down"] = of_each(lambda frame: (frame["difference"] == -1).sum())
+show(
+    contrasts,
+    {
+        "Difference [points]": ("difference", "{:+.1f}", 100),
+        "Questions": ("questions", "{:,.0f}"),
+        "Answers changed": ("changed", "{:,.0f}"),
+        "Wrong to right": ("up", "{:,.0f}"),
+        "Right to wrong": ("down", "{:,.0f}"),
+        "Left out": ("unpaired", "{:,.0f}"),
+    },
+)
+comparison, tests = look_up(metrics["comparison"], "contrasts"), look_up(metrics["tests"], "tests")
+rows_of = ["method", "benchmark"]
+check("differences", figures(contrasts, "difference"), reported(comparison, rows_of, "difference"))
+behind = ("questions", "unpaired", "changed")
+check("counts behind the differences", figures(contrasts, *behind), reported(tests, rows_of, *behind))
+
+# %% [markdown]
+"""
+*Wrong to right* and *right to wrong* count answers that changed wholly. TruthfulQA's answers have scores between 0 and
+1, and nearly all of them change a little.
+
+How much does pairing bring? Compare the standard error of the paired difference with the one that results if the
+scores are treated as if they came from different questions.
+"""
+
+# %%
+contrasts["stderr"] = of_each(lambda frame: standard_error(frame["difference"], frame["cluster"])).astype(float)
+contrasts["stderr_unpaired"] = of_each(
+    lambda frame: math.hypot(*(standard_error(frame[side], frame["cluster"]) for side in ("value", "method")))
+)
+show(contrasts, {"Paired [points]": ("stderr", "{:.2f}", 100), "Unpaired [points]": ("stderr_unpaired", "{:.2f}", 100)})
+check("standard errors of the differences", figures(contrasts, "stderr"), reported(tests, rows_of, "stderr"))
+
+# %% [markdown]
+"""
+### 7.2 The interval
+
+The 95% interval is made so that in 95 of 100 such studies it holds the true difference: difference ± t · SE. The
+factor t is a little above 1.96, and clearly above it where clusters are few, since the standard error itself is then
+uncertain: with 5 subjects it is 2.78. (With another alpha the interval has another level: 1 − alpha.)
+"""
+
+# %%
+contrasts["clusters"] = of_each(lambda frame: len(cluster_sums(frame["difference"], frame["cluster"]))).astype(float)
+contrasts["clustered"] = of_each(lambda frame: not frame["cluster"].isna().any())
+contrasts["t"] = stats.t.ppf(1 - alpha / 2, contrasts["clusters"] - 1)
+contrasts["low"] = contrasts["difference"] - contrasts["t"] * contrasts["stderr"]
+contrasts["high"] = contrasts["difference"] + contrasts["t"] * contrasts["stderr"]
+show(
+    contrasts,
+    {
+        "Clusters": text(contrasts, "clusters", "{:,.0f}").mask(contrasts["clustered"].eq(False), "each question"),
+        "t": ("t", "{:.2f}"),
+        "Difference [points]": ("difference", "{:+.1f}", 100),
+        "Interval [points]": (["low", "high"], "{:+.1f}", 100),
+    },
+)
+check("interval limits", figures(contrasts, "low", "high"), reported(comparison, rows_of, "low", "high"))
+
+# %% [markdown]
+"""
+### 7.3 The test: sign flips
+
+Suppose that a method does not differ from the base model. Then it is a matter of chance which of the two did better on
+a question: each difference might as well have the other sign. So flip signs at random, many times, and look how often
+the sum of the differences comes out at least as far from zero as the observed one. That share is **p**. Nothing is
+assumed about the shape of the differences.
+
+All differences of a cluster are flipped together. With few clusters every pattern is tried: 5 subjects have 2⁵ = 32
+patterns, so p cannot be below 2/32 = 0.0625 however large the difference is. Where there are more, random patterns are
+drawn, with the study's seed, so that the result can be repeated; and 1 is added to both counts, since the observed
+pattern is one of the possible ones.
+"""
+
+
+# %%
+def flipped(sums: Any) -> Any:
+    """The total under every sign pattern, or, where there are more than `draws`, under that many random ones."""
+    count = len(sums)
+    every = count <= 62 and 2**count <= draws
+    total = 2**count if every else draws
+    random = np.random.default_rng(seed)
+    totals = []
+    block = max(1, 4_000_000 // count)  # patterns at a time, to save memory
+    for start in range(0, total, block):
+        size = min(block, total - start)
+        if every:
+            flips = (np.arange(start, start + size)[:, None] >> np.arange(count)) & 1
+        else:
+            flips = random.integers(0, 2, size=(size, count), dtype=np.int8)
+        totals.append(sums.sum() - 2 * (flips @ sums))
+    return np.concatenate(totals), every
+
+
+def sign_flip_p(frame: pd.DataFrame) -> float:
+    """Two-sided p."""
+    sums = cluster_sums(frame["difference"], frame["cluster"])
+    sums = sums[sums != 0]
+    if not len(sums):
+        return 1.0
+    totals, every = flipped(sums)
+    observed = abs(sums.sum()) - 1e-9 * np.abs(sums).sum()  # equal totals may differ in their last digits
+    hits = (np.abs(totals) >= observed).sum()
+    return float(hits / len(totals) if every else (1 + hits) / (1 + len(totals)))
+
+
+def p_text(p: float) -> str:
+    """A p value as the report writes it."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+contrasts["p"] = of_each(sign_flip_p).astype(float)
+show(contrasts, {"Difference [points]": ("difference", "{:+.1f}", 100), "p": ("p", p_text)})
+check("p values of the sign-flip test", figures(contrasts, "p"), reported(comparison, rows_of, "p"))
+
+# %% [markdown]
+"""
+The chart shows the idea for one contrast, the one whose p lies nearest to alpha: in grey the differences that sign
+flips make of the data, and as lines the observed one and its mirror image. p is the share of grey at or beyond the
+lines.
+"""
+
+# %%
+chart, axes = plt.subplots(figsize=(9, 3.2))
+title = NOT_MEASURED
+if contrasts["p"].notna().any():
+    example: Any = (contrasts["p"] - alpha).abs().idxmin()
+    frame = paired[example]
+    totals, _ = flipped(cluster_sums(frame["difference"], frame["cluster"]))
+    seen = 100 * frame["difference"].mean()
+    bins = min(40, len(np.unique(totals.round(9))))
+    axes.hist(100 * totals / len(frame), bins, color="#bbbbbb", edgecolor="white")
+    axes.axvline(seen, color=COLOURS[example[0]], linewidth=2)
+    axes.axvline(-seen, color=COLOURS[example[0]], linewidth=2, linestyle="--")
+    title = f"{NAMES[example[0]]} on {NAMES.get(example[1], example[1])}, p = {contrasts['p'][example]:.3f}"
+axes.set(title=title, xlabel="Mean difference after sign flips [points]", ylabel="Sign patterns")
+draw(chart, "Differences after sign flips, and the observed one")
+
+# %% [markdown]
+"""
+**A second test.** Where answers are only right or wrong and questions are independent, the sign-flip test has an old
+relative, *McNemar's*: of the questions that exactly one of the two answered rightly, how surprising is it that a fair
+coin falls that way? Both p values must be about the same. It does not apply to clusters, to scores between 0 and 1, or
+to means over seeds.
+"""
+
+
+# %%
+def mcnemar_p(frame: pd.DataFrame) -> float:
+    """Exact, two-sided; NaN where the test does not apply."""
+    if frame["cluster"].notna().all() or not frame["difference"].isin([-1, 0, 1]).all():
+        return math.nan
+    wins, losses = (frame["difference"] > 0).sum(), (frame["difference"] < 0).sum()
+    return float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
+
+
+contrasts["p_mcnemar"] = of_each(mcnemar_p).astype(float)
+no_use = contrasts["p_mcnemar"].isna() & contrasts["p"].notna()
+show(
+    contrasts,
+    {
+        "p (sign flips)": ("p", p_text),
+        "p (McNemar)": text(contrasts, "p_mcnemar", p_text).mask(no_use, "does not apply"),
+    },
+)
+check("p values of McNemar's test", figures(contrasts, "p_mcnemar"), reported(tests, rows_of, "p_mcnemar"))
+
+# %% [markdown]
+"""
+### 7.4 Many tests: Holm's adjustment
+
+Twelve tests at 5% find something in nearly half of all studies in which there is nothing (1 − 0.95¹² = 46%). *Holm's
+adjustment* keeps the chance of even one false finding at alpha: multiply the smallest p by the number of tests, the
+next by one less, and so on; an adjusted p is never below the one before it, and never above 1. A difference counts
+where its adjusted p is at most alpha.
+"""
+
+# %%
+holm = contrasts[["p"]].dropna().sort_values("p", kind="stable")
+holm["times"] = range(len(holm), 0, -1)
+holm["product"] = holm["p"] * holm["times"]
+holm["adjusted"] = holm["product"].clip(upper=1).cummax()
+contrasts["p_holm"] = holm["adjusted"]
+show(
+    holm,
+    {
+        "p": ("p", "{:.5f}"),
+        "Times": ("times", "{:.0f}"),
+        "Product": ("product", "{:.4f}"),
+        "p (Holm)": ("adjusted", "{:.4f}"),
+    },
+)
+check("p values after Holm", figures(contrasts, "p_holm"), reported(comparison, rows_of, "p_holm"))
+
+# %% [markdown]
+"""
+Where subjects are flipped together, even the smallest possible p may be too large for Holm's first step. Such a
+benchmark can only count after smaller p values elsewhere have used up the first steps.
+"""
+
+# %%
+few = contrasts[contrasts["clustered"].eq(True)].groupby("benchmark")[["clusters"]].max()
+few["smallest"] = 2.0 ** (1 - few["clusters"])
+few["first"] = few["smallest"] * len(holm)
+show(
+    few,
+    {
+        "Clusters": ("clusters", "{:.0f}"),
+        "Smallest possible p": ("smallest", "{:.3g}"),
+        "In Holm's first step": ("first", "{:.3g}"),
+    },
+)
+
+# %% [markdown]
+"""
+### 7.5 What could have been seen: the minimal detectable difference
+
+"Not distinguishable" is not "equal". The *minimal detectable difference* is the smallest true difference that one such
+test would find with the power of the settings (usually 80%): the sum of two t factors, one for the test and one for
+the power, times SE (Bloom 1995). A smaller difference may be there and is not seen. It is unknown where no answer
+changed, since SE is 0 there.
+
+With it the report's main table is complete.
+"""
+
+# %%
+contrasts["t_power"] = stats.t.ppf(power, contrasts["clusters"] - 1)
+contrasts["mde"] = (contrasts["t"] + contrasts["t_power"]) * contrasts["stderr"].replace(0, math.nan)
+signs = contrasts["difference"].map(lambda value: "better" if value > 0 else "worse")
+contrasts["verdict"] = signs.mask(contrasts["p_holm"] > alpha, "not distinguishable at this size")
+contrasts["verdict"] = contrasts["verdict"].mask(contrasts["p_holm"].isna(), NOT_MEASURED)
+show(
+    contrasts,
+    {
+        "Difference": ("difference", "{:+.1f}", 100),
+        f"{1 - alpha:.0%} interval": (["low", "high"], "{:+.1f}", 100),
+        "p": ("p", p_text),
+        "p (Holm)": ("p_holm", p_text),
+        "Detectable": text(contrasts, "mde", "{:.1f}", 100).mask(contrasts["stderr"] == 0, "unknown"),
+        "Verdict": ("verdict",),
+    },
+)
+check("minimal detectable differences", figures(contrasts, "mde"), reported(comparison, rows_of, "mde"))
+
+# %% [markdown]
+"""
+As a chart: filled marks are the differences that count after Holm's adjustment.
+"""
+
+# %%
+chart, axes = plt.subplots(figsize=(9, 1.4 + 0.9 * max(1, len(benchmarks))))
+for (method, benchmark), contrast in contrasts.dropna(subset="difference").iterrows():
+    height = -benchmarks.index(benchmark) * (len(methods) + 1) - methods.index(method)
+    low, middle, high = 100 * contrast[["low", "difference", "high"]]
+    axes.plot([low, high], [height, height], color=COLOURS[method], linewidth=2)
+    style: Any = {"color": COLOURS[method], "markersize": 8, "markeredgewidth": 1.6}
+    axes.plot(middle, height, MARKERS[method], **style, label=METHOD_NAMES[method])
+    if contrast["verdict"] not in ("better", "worse"):
+        axes.plot(middle, height, MARKERS[method], **style, markerfacecolor="white")
+legend = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+axes.legend(legend.values(), legend.keys(), loc="upper left", bbox_to_anchor=(1, 1))
+axes.axvline(0, color="black", linewidth=1)
+axes.xaxis.grid(color="#dddddd")
+ticks = [-place * (len(methods) + 1) - (len(methods) - 1) / 2 for place in range(len(benchmarks))]
+axes.set_yticks(ticks, [NAMES.get(name, name) for name in benchmarks])
+axes.set(xlabel="Difference to the base model [points]", title="Paired differences with their intervals")
+draw(chart, "Differences to the base model with intervals")
+
+# %% [markdown]
+"""
+### 7.6 Would another training run say the same?
+
+These intervals hold for *other questions*. A second source of chance is the training: with another seed, rows come in
+another order and adapters start from other numbers. With several seeds, the spread of their differences shows how much
+that matters; with one seed it is unknown.
+"""
+
+# %%
+by_seed = pd.DataFrame(index=contrasts.index)
+for one in seeds:
+    by_seed[one] = [
+        answers[(method, one, benchmark)]["value"].mean() - answers[("base", seed, benchmark)]["value"].mean()
+        if (method, one, benchmark) in answers and ("base", seed, benchmark) in answers
+        else None
+        for method, benchmark in by_seed.index
+    ]
+by_seed = by_seed.astype(float)
+if len(seeds) > 1:
+    by_seed["spread"] = by_seed.std(axis=1)
+    columns = {f"Seed {one}": (one, "{:+.1f}", 100) for one in seeds}
+    show(by_seed, columns | {"Standard deviation": ("spread", "{:.2f}", 100)})
+else:
+    print(f"The spread between trainings: {NOT_MEASURED}, there is one seed.")
+
+# %% [markdown]
+"""
+## 8. Beyond the benchmarks
+
+**Win rate.** A benchmark asks for letters; people read texts. So a reward model compared the methods' answers to
+held-out instructions with the base model's. The win rate is the share of questions on which the method's answer scores
+higher, where a tie counts half; 50% is no difference. Reward models like long answers. The *length-controlled* rate
+therefore asks what the rate would be if both answers were equally long: a regression of the outcome on the difference
+in length is read off where there is none (the idea of Dubois et al. 2024, arXiv 2404.04475). If it lies much nearer to
+50% than the plain rate, it was length that won.
+"""
+
+
+# %%
+def table_of(name: str, columns: str) -> pd.DataFrame:
+    """The rows of a metrics file, by method."""
+    rows = look_up(metrics[name], "rows") or []
+    return pd.DataFrame(rows, columns=["method", *columns.split()]).set_index("method").astype(float)
+
+
+told_rates = "questions wins ties losses low high p mean_words mean_words_baseline "
+rates = table_of("win_rates", told_rates + "win_rate_length_controlled low_length_controlled high_length_controlled")
+rates["win_rate"] = (rates["wins"] + rates["ties"] / 2) / rates["questions"]
+show(
+    rates,
+    {
+        "Wins": ("wins", "{:,.0f}"),
+        "Ties": ("ties", "{:,.0f}"),
+        "Losses": ("losses", "{:,.0f}"),
+        "Win rate": ("win_rate", "{:.1%}"),
+        "Interval": (["low", "high"], "{:.1%}"),
+        "p": ("p", p_text),
+        "Length-controlled": ("win_rate_length_controlled", "{:.1%}"),
+        "Its interval": (["low_length_controlled", "high_length_controlled"], "{:.1%}"),
+        "Words": ("mean_words", "{:.0f}"),
+        "Base model's words": ("mean_words_baseline", "{:.0f}"),
+    },
+)
+check("win rates", figures(rates, "win_rate"), reported(look_up(metrics["win_rates"], "rows"), ["method"], "win_rate"))
+
+# %% [markdown]
+"""
+**Forgetting.** Who learns to answer may unlearn to write. The loss on general text that has nothing to do with the
+training, in bits a byte, was measured before and after; a positive difference is forgetting. It is paired again,
+document by document.
+"""
+
+# %%
+texts = table_of("forgetting", "documents baseline_value value low high p")
+texts["difference"] = texts["value"] - texts["baseline_value"]
+show(
+    texts,
+    {
+        "Documents": ("documents", "{:,.0f}"),
+        "Base model [bits a byte]": ("baseline_value", "{:.4f}"),
+        "Method [bits a byte]": ("value", "{:.4f}"),
+        "Difference": ("difference", "{:+.4f}"),
+        "Interval": (["low", "high"], "{:+.4f}"),
+        "p": ("p", p_text),
+    },
+)
+forgotten = reported(look_up(metrics["forgetting"], "rows"), ["method"], "difference")
+check("forgetting", figures(texts, "difference"), forgotten)
+
+# %% [markdown]
+"""
+**People, and other evaluations.** Where people compared answers without knowing whose they were, their votes make a
+win rate too. Results of other evaluations that were put beside the study are shown as they were given: nothing here
+can recompute them.
+"""
+
+# %%
+votes = table_of("human", "pairs ratings wins ties losses win_rate low high p")
+show(
+    votes,
+    {
+        "Pairs": ("pairs", "{:,.0f}"),
+        "Ratings": ("ratings", "{:,.0f}"),
+        "Wins": ("wins", "{:,.0f}"),
+        "Ties": ("ties", "{:,.0f}"),
+        "Losses": ("losses", "{:,.0f}"),
+        "Win rate": ("win_rate", "{:.1%}"),
+        "Interval": (["low", "high"], "{:.1%}"),
+        "p": ("p", p_text),
+    },
+)
+given = pd.DataFrame(
+    [
+        {"method": row.get("method"), "evaluation": told.get("title"), **row}
+        for told in look_up(metrics["attached"], "results") or []
+        for row in told.get("scores") or []
+    ],
+    columns=["method", "evaluation", "metric", "value", "stderr"],
+).set_index(["method", "evaluation"])
+show(given, {"Metric": ("metric",), "Value": ("value", "{:g}"), "Standard error": ("stderr", "{:g}")})
+
+# %% [markdown]
+"""
+## 9. Efficiency
+
+What each method costs, from the records of its training (in `metrics/training.json`) and of its evaluation
+(`results/<method>/speed.json` and `<benchmark>.seconds.json`). Inference speed is the number of tokens in one batch
+over the *median* of several repeats, which one slow repeat cannot spoil. *Merged* is the speed with the adapter added
+to the weights; a soft prompt cannot be merged. Of memory, *allocated* is what tensors took at the peak of training,
+*reserved* what the framework had asked of the GPU, and *process* all of the process. The first is the one to compare.
+"""
+
+
+# %%
+def speed_of(speed: Any, repeats: str) -> float | None:
+    """Tokens a second: rows times new tokens over the median of the repeats."""
+    seconds, each, tokens = (look_up(speed, name) for name in (repeats, "rows", "new_tokens"))
+    return float(each * tokens / np.median(seconds)) if seconds and each and tokens else None
+
+
+def costs_of(method: str, one: int) -> dict[str, Any]:
+    """What a run cost."""
+    run, folder = training.get((method, one)), folder_of(method, one)
+    speed = load(f"{folder}/speed.json")
+    seconds = [look_up(load(f"{folder}/{name}.seconds.json"), "seconds") for name in benchmarks]
+    trainable, total = (look_up(run, "metrics", f"{kind}_parameters") for kind in ("trainable", "total"))
+    memory = look_up(run, "cost", "peak_memory_bytes")
+    memory = memory if isinstance(memory, dict) else {"allocated": memory}
+    return {
+        "trainable_parameters": trainable,
+        "trainable_percent": 100 * trainable / total if trainable is not None and total else None,
+        "peak_memory_bytes": memory.get("allocated"),
+        "peak_memory_reserved_bytes": memory.get("reserved"),
+        "peak_memory_process_bytes": memory.get("process"),
+        "train_seconds": look_up(run, "cost", "train_seconds"),
+        "train_tokens_per_second": look_up(run, "cost", "train_tokens_per_second"),
+        "inference_tokens_per_second": speed_of(speed, "seconds"),
+        "inference_tokens_per_second_merged": speed_of(speed, "seconds_merged"),
+        "adapter_bytes": look_up(run, "cost", "adapter_bytes"),
+        "evaluation_seconds": None if None in seconds else sum(seconds),
+    }
+
+
+costs = pd.DataFrame([costs_of(*run) for run in runs], run_index, columns=list(costs_of("base", 0)), dtype=float)
+MIB, KIB = 2**-20, 2**-10
+titles: dict[str, Any] = {
+    "Trainable": ("trainable_parameters", "{:,.0f}"),
+    "Share [%]": ("trainable_percent", "{:.4f}"),
+    "Peak memory [MiB]": ("peak_memory_bytes", "{:,.1f}", MIB),
+    "Training [s]": ("train_seconds", "{:,.1f}"),
+    "Training tokens/s": ("train_tokens_per_second", "{:,.0f}"),
+    "Merged tokens/s": ("inference_tokens_per_second_merged", "{:,.0f}"),
+    "Adapter [KiB]": ("adapter_bytes", "{:,.1f}", KIB),
+}
+is_base = run_index.get_level_values("method") == "base"
+of_adapters = {title: text(costs, *told).mask(is_base, "none") for title, told in titles.items()}
+of_all = {
+    "Inference tokens/s": ("inference_tokens_per_second", "{:,.0f}"),
+    "Evaluation [s]": ("evaluation_seconds", "{:,.1f}"),
+}
+show(costs, of_adapters | of_all)
+kinds = {"Allocated": "peak_memory_bytes", "Reserved": "peak_memory_reserved_bytes"}
+kinds |= {"Process": "peak_memory_process_bytes"}
+show(costs[~is_base], {f"{kind} [MiB]": (name, "{:,.1f}", MIB) for kind, name in kinds.items()})
+how = [look_up(run, "cost", "peak_memory_method") for run in training.values()]
+print("How memory was measured:", next(filter(None, how), NOT_MEASURED))
+named = ["method", "seed"]
+spent = reported(look_up(metrics["efficiency"], "runs"), named, *costs.columns)
+check("cost figures", figures(costs, *costs.columns), spent)
+
+# %% [markdown]
+"""
+## 10. Quality against cost
+
+One number for a method's quality is the mean of its differences over the benchmarks. The benchmarks have different
+questions, so their errors are independent: the variance of the mean is the sum of their variances divided by the
+square of their number. Costs are relative to LoRA's. In the chart, a method that lies above *and* left of another is
+better in both respects.
+
+These figures stand in `report.md` only, with two digits, so they are held against its text.
+"""
+
+
+# %%
+def printed(title: str) -> dict[str, list[str]]:
+    """The table of report.md that has a column of this title, by its first column; empty where there is none."""
+    path = FOLDER / "report.md"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    start = next((number for number, line in enumerate(lines) if f"| {title} |" in line), len(lines))
+    table = {}
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        name, *cells = (cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1])
+        table[name] = cells
+    return table
+
+
+gains = pd.DataFrame(index=pd.Index(methods, name="method"))
+for method in methods:
+    own = contrasts.loc[method]
+    gains.loc[method, "gain"] = own["difference"].mean(skipna=False)
+    gains.loc[method, "stderr"] = math.sqrt((own["stderr"] ** 2).sum(skipna=False)) / len(own)
+first = costs[run_index.get_level_values("seed") == seed].droplevel("seed").reindex(methods)
+for name, cost in (("memory", "peak_memory_bytes"), ("time", "train_seconds")):
+    gains[name] = first[cost] / first[cost].get("sft", math.nan)
+gains = gains.reindex(columns=["gain", "stderr", "memory", "time"])
+show(
+    gains,
+    {
+        "Mean difference [points]": ("gain", "{:+.2f}", 100),
+        "Standard error": ("stderr", "{:.2f}", 100),
+        "Memory, LoRA = 1": ("memory", "{:.2f}"),
+        "Time, LoRA = 1": ("time", "{:.2f}"),
+    },
+)
+lines = printed("Mean difference [points]")
+cells = pd.DataFrame(
+    [lines.get(METHOD_NAMES[method], [None] * 4) for method in methods], gains.index, columns=gains.columns
+)
+numbers = cells.apply(pd.to_numeric, errors="coerce")
+scaled = gains * [100, 100, 1, 1]
+check("mean differences and ratios", figures(scaled, *gains), figures(numbers, *gains), tolerance=0.0051)
+
+# %%
+chart, panels = plt.subplots(1, 3, figsize=(10.5, 3.8), sharey=True)
+shown = {
+    "trainable_parameters": ("Trainable parameters (log scale)", 1),
+    "peak_memory_bytes": ("Peak training memory [MiB]", MIB),
+    "train_seconds": ("Training time [s]", 1),
+}
+for axes, (name, (title, factor)) in zip(panels, shown.items(), strict=True):
+    axes.axhline(0, color=COLOURS["base"], linestyle="--", label=METHOD_NAMES["base"])
+    for method in methods:
+        x, gain, error = factor * first[name][method], 100 * gains["gain"][method], 196 * gains["stderr"][method]
+        if not math.isnan(x + gain):
+            style = {"color": COLOURS[method], "markersize": 9, "capsize": 4, "label": METHOD_NAMES[method]}
+            axes.errorbar(x, gain, error, fmt=MARKERS[method], **style)
+    axes.set(xlabel=title)
+    axes.margins(x=0.25)
+    axes.grid(color="#dddddd")
+if first["trainable_parameters"].notna().any():
+    panels[0].set_xscale("log")
+panels[0].set(title="Quality against cost", ylabel="Mean difference [points],\n± 1.96 standard errors")
+legend = dict(zip(*reversed(panels[0].get_legend_handles_labels()), strict=True))
+chart.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=5)
+draw(chart, "Mean difference against what a method costs")
+
+# %% [markdown]
+"""
+## 11. Recommendations
+
+Which method for which use follows from rules that were fixed before the figures were known. A method is **eligible**
+if it was compared on every benchmark, is significantly worse on none, and lowered its loss on test rows. Among the
+eligible the cheapest is recommended, if it lies below the next by the share `LEAD`: smaller leads come and go between
+repeated runs. DPO starts from the LoRA adapter, so its time is both trainings' and its memory the larger of the two.
+Where the rules do not decide, no method is recommended.
+"""
+
+# %%
+verdicts = {method: list(contrasts.loc[method, "verdict"]) for method in methods}
+harmless = [method for method in methods if verdicts[method] and not {"worse", NOT_MEASURED} & set(verdicts[method])]
+test = losses[losses.index.get_level_values("seed") == seed].droplevel("seed")
+eligible = [method for method in harmless if test["test_loss_after"][method] < test["test_loss_before"][method]]
+price = first[["peak_memory_bytes", "train_seconds", "adapter_bytes"]].copy()
+if methods:
+    price.loc["dpo", "train_seconds"] = first["train_seconds"][["sft", "dpo"]].sum(skipna=False)
+    price.loc["dpo", "peak_memory_bytes"] = first["peak_memory_bytes"][["sft", "dpo"]].max(skipna=False)
+
+
+def cheapest(cost: str) -> str | None:
+    """The eligible method that is cheapest by enough; None where one was not measured, or the lead is too small."""
+    known = price[cost][eligible].sort_values(kind="stable")
+    if known.empty or known.isna().any() or (len(known) > 1 and known.iloc[0] > (1 - LEAD) * known.iloc[1]):
+        return None
+    return str(known.index[0])
+
+
+winners = [method for method in harmless if "better" in verdicts[method]]
+accuracy = test["test_accuracy"].get("dpo", math.nan)
+target = look_up(settings, "targets", "preference_accuracy") or math.nan
+picks = {
+    "Tightest training memory": cheapest("peak_memory_bytes"),
+    "Shortest training time": cheapest("train_seconds"),
+    "Best benchmark quality": winners[0] if len(winners) == 1 else None,
+    "Many adapters served at once": cheapest("adapter_bytes"),
+    "Answers that a reward model prefers": "dpo" if accuracy > target and "dpo" in harmless else None,
+}
+recommended = {use: METHOD_NAMES[pick] if pick else "the figures do not decide" for use, pick in picks.items()}
+print("Eligible:", ", ".join(METHOD_NAMES[method] for method in eligible) or "none")
+table = pd.DataFrame({"pick": list(recommended.values())}, index=pd.Index(recommended, name="use case"))
+show(table, {"Recommended": ("pick",)})
+as_reported = {use: cells[0] == recommended[use] for use, cells in printed("Use case").items() if use in recommended}
+check("recommendations, in report.md", dict.fromkeys(recommended, True), as_reported)
+
+# %% [markdown]
+"""
+## 12. The requirements' checklist
+
+Each item of the requirements has a limit and a measured figure; whether it passes is decided here again. An item
+without a limit or without a figure is not decided: that is neither a pass nor a failure.
+"""
+
+# %%
+COMPARISONS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "=": operator.eq}
+
+
+def passes(limit: str | None, measured: Any) -> bool | None:
+    """Whether a figure keeps its limit; None where there is no figure, or no limit that this can read."""
+    if measured is None:
+        return None
+    match (limit or "").split():
+        case [low, "to", high]:
+            return bool(float(low) <= measured <= float(high))
+        case [sign, number] if sign in COMPARISONS:
+            return bool(COMPARISONS[sign](measured, float(number)))
+        case ["all"] | ["there"] | ["converged"]:
+            return bool(measured == 1)
+    return None
+
+
+def measured_text(value: Any) -> str:
+    """A measured value."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+items = look_up(metrics["checklist"], "items") or []
+names = ["criterion", "threshold", "measured"]
+table = pd.DataFrame(items, columns=["id", *names], dtype=object).set_index("id").rename_axis("item")
+table["outcome"] = [passes(item["threshold"], item["measured"]) for item in items]
+outcome = table["outcome"].map({True: "pass", False: "FAIL"}).fillna("not decided")
+show(
+    table,
+    {
+        "Criterion": ("criterion",),
+        "Required": table["threshold"].fillna("none stated"),
+        "Measured": ("measured", measured_text),
+        "Outcome": outcome,
+    },
+)
+tally = outcome.value_counts().reindex(["pass", "FAIL", "not decided"], fill_value=0)
+print(f"{tally.iloc[0]} of {len(items)} pass, {tally.iloc[1]} fail, {tally.iloc[2]} are not decided.")
+check("outcomes of the checklist", table["outcome"].to_dict(), {item["id"]: item["passed"] for item in items})
+
+# %% [markdown]
+"""
+## 13. What it was made with
+
+Package versions as the stages recorded them.
+"""
+
+# %%
+versions: dict[str, set[str]] = {}
+machines: set[str] = set()
+for told in (look_up(metrics["provenance"], "stages") or {}).values():
+    machines |= {look_up(told, "hardware", "processor") or NOT_MEASURED}
+    for package, version in (look_up(told, "packages") or {}).items():
+        versions.setdefault(package, set()).add(version)
+packages = pd.Index(sorted(versions), name="package")
+show(pd.DataFrame({"version": [", ".join(sorted(versions[name])) for name in packages]}, packages), {"": ("version",)})
+print("Machine:", "; ".join(sorted(machines)) or NOT_MEASURED)
+
+# %% [markdown]
+"""
+## 14. What was confirmed
+
+The notebook got here, so all figures that the checks above compared agree.
+"""
+
+# %%
+table = pd.DataFrame({"figures": list(checked.values())}, index=pd.Index(checked, name="check"))
+show(table, {"Figures compared": ("figures", lambda number: f"{number}" if number else NOT_MEASURED)})
+print(f"{sum(checked.values())} figures recomputed and compared: all agree.")
