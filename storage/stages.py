@@ -39,11 +39,17 @@ class StageState:
 
     done: bool
     reasons: list[str] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+    """Parts that a stage was published without, and why: what is there holds if there are no reasons."""
 
 
 @contextmanager
 def publishing(
-    folder: Path, key: StageKey, provenance: Mapping[str, Any], measurements: Sequence[str] = ()
+    folder: Path,
+    key: StageKey,
+    provenance: Mapping[str, Any],
+    measurements: Sequence[str] = (),
+    failures: Mapping[str, str] | None = None,
 ) -> Iterator[Path]:
     """Yield an empty folder that, with a manifest of all its files, replaces `folder` when the block ends well.
 
@@ -53,10 +59,12 @@ def publishing(
         provenance: seed, whole settings, package versions, hardware.
         measurements: patterns of the files that hold durations and the like: checked, but not what identifies the
             stage's result, since two equal runs differ in them.
+        failures: parts that are not among the files, and why; the stage is then not done.
     """
     with folder_aside(folder) as aside:
         yield aside
-        write_manifest(aside, key, provenance, [path for path in aside.rglob("*") if path.is_file()], measurements)
+        files = [path for path in aside.rglob("*") if path.is_file()]
+        write_manifest(aside, key, provenance, files, measurements, failures)
 
 
 def write_manifest(
@@ -65,6 +73,7 @@ def write_manifest(
     provenance: Mapping[str, Any],
     files: Iterable[Path],
     measurements: Sequence[str] = (),
+    failures: Mapping[str, str] | None = None,
 ) -> None:
     """Write `folder/manifest.json` over files that lie in it already; see `publishing`."""
     described: dict[bool, dict[str, Any]] = {True: {}, False: {}}
@@ -80,6 +89,7 @@ def write_manifest(
         "outputs": described[False],
         "measurements": described[True],
         "provenance": dict(provenance),
+        **({"failures": dict(failures)} if failures else {}),
     }
     write_json(folder / MANIFEST, manifest)
 
@@ -118,7 +128,8 @@ def stage_state(folder: Path, key: StageKey) -> StageState:
             reasons.append(f"{name} is gone")
         elif path.stat().st_size != entry["bytes"] or sha256_file(path) != entry["sha256"]:
             reasons.append(f"{name} fails its checksum")
-    return StageState(not reasons, reasons)
+    failures = manifest.get("failures", {})
+    return StageState(not reasons and not failures, reasons, failures)
 
 
 def _describe(path: Path) -> dict[str, Any]:
