@@ -116,20 +116,36 @@ def stage_state(folder: Path, key: StageKey) -> StageState:
     manifest = read_manifest(folder)
     if manifest is None:
         return StageState(False)
-    reasons = []
-    if manifest["fingerprint"] != key.fingerprint:
-        if manifest["version"] != key.version:
-            reasons.append(f"code version {manifest['version']} → {key.version}")
-        reasons += _changes("", manifest["settings"], key.settings)
-        reasons += [f"input {name} changed" for name in _different(manifest["inputs"], key.inputs)]
-    for name, entry in (manifest["outputs"] | manifest["measurements"]).items():
-        path = folder / name
-        if not path.is_file():
-            reasons.append(f"{name} is gone")
-        elif path.stat().st_size != entry["bytes"] or sha256_file(path) != entry["sha256"]:
-            reasons.append(f"{name} fails its checksum")
-    failures = manifest.get("failures", {})
+    gone = [f"{name} is gone" for name in _entries(manifest) if not (folder / name).is_file()]
+    reasons, failures = doubts(folder, key) + gone, manifest.get("failures", {})
     return StageState(not reasons and not failures, reasons, failures)
+
+
+def doubts(folder: Path, key: StageKey | None) -> list[str]:
+    """Why the files of a folder must not be taken for the key's result: they are stale, altered or somebody else's.
+
+    Without a key, since an input is missing, they are held against their own manifest only. A file that is gone casts
+    no doubt on the others.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        foreign = folder.is_dir() and any(folder.iterdir())
+        return ["no manifest.json says what it was made from"] if foreign else []
+    found = []
+    if key and manifest["fingerprint"] != key.fingerprint:
+        if manifest["version"] != key.version:
+            found.append(f"code version {manifest['version']} → {key.version}")
+        found += _changes("", manifest["settings"], key.settings)
+        found += [f"input {name} changed" for name in _different(manifest["inputs"], key.inputs)]
+    for name, entry in _entries(manifest).items():
+        path = folder / name
+        if path.is_file() and (path.stat().st_size != entry["bytes"] or sha256_file(path) != entry["sha256"]):
+            found.append(f"{name} fails its checksum")
+    return found
+
+
+def _entries(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(manifest["outputs"] | manifest["measurements"])
 
 
 def _describe(path: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from typing import Any
 
 from configs.settings import Settings
 from storage.files import read_jsonl, write_json
-from storage.stages import read_manifest
+from storage.stages import doubts, read_manifest
 from storage.workspace import Workspace
 from tasks.evaluate.compare import build_comparison, build_efficiency, figure
 from tasks.evaluate.forgetting import build_forgetting
@@ -92,15 +92,11 @@ def refused_results(workspace: Workspace, settings: Settings) -> list[dict[str, 
         if stage.kind not in ("tune", "evaluate", "judge"):
             continue
         told = {"method": stage.method, "seed": stage.seed, "kind": stage.kind}
-        state, reasons = stage.state(), []
-        if state.reasons:
-            reasons = state.reasons
-        elif read_manifest(stage.folder) is None and stage.folder.is_dir():
-            reasons = ["it has no manifest.json that parses, so nothing says what it was made from"]
-        if reasons:
+        if reasons := doubts(stage.folder, stage.key()):
             refused.append(told | {"part": None, "reason": "; ".join(reasons)})
-        else:
-            refused += [told | {"part": part, "reason": reason} for part, reason in state.failures.items()]
+            continue
+        failures = figure(read_manifest(stage.folder), "failures") or {}
+        refused += [told | {"part": part, "reason": reason} for part, reason in failures.items()]
     return refused
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from storage.files import write_text
 from storage.workspace import Workspace
 from tasks.evaluate.compare import figure, verdict
 from tasks.evaluate.results import BASE, TUNED, study_methods, study_seeds
+from tasks.report.beyond import forgetting_section, refused_section, win_rate_section
 from tasks.report.checklist import RECOMMENDATIONS, SECTIONS, write_checklist
 from tasks.report.metrics import load_metrics, write_metrics
 from tasks.report.recommend import mean_gain, recommendations
@@ -20,15 +21,18 @@ from tasks.report.tables import (
     checklist_summary,
     contrast_rows,
     efficiency_rows,
-    markdown,
     score_rows,
+    table,
 )
 from tasks.report.words import NOT_MEASURED, benchmark_name, count, duration, method_name, number, percent, points, size
 from tasks.tune.methods import METHODS
 
 __all__ = ["render_report", "write_metrics", "write_report"]
 
-NAMES = ("comparison", "efficiency", "tests", "dataset", "training", "provenance", "checklist")
+NAMES = (
+    *("comparison", "efficiency", "tests", "win_rates", "forgetting"),
+    *("dataset", "training", "provenance", "checklist"),
+)
 RULES = {
     "empty": "no word in the instruction or the output",
     "truncated": "the output was cut off before it ended",
@@ -168,15 +172,15 @@ def _dataset(metrics: Metrics, settings: Settings) -> str:
             "user's message, it continues with an instruction, and then answers it. Five rules filter the pairs. Three "
             f"models ({', '.join(f'`{model.name}`' for model in models.responders)}) answer the kept instructions "
             f"again, `{models.reward.name}` scores the answers, and the best and the worst form a preference pair.",
-            _table(("Figure", "Value"), facts, "metrics/dataset.json"),
+            table(("Figure", "Value"), facts, "metrics/dataset.json"),
             "![Rows left after each rule](figures/drop_waterfall.png)",
-            _table(("Rule", "Drops a row when", "Dropped", "Rows left"), drops, "metrics/dataset.json", "waterfall"),
-            _table(
+            table(("Rule", "Drops a row when", "Dropped", "Rows left"), drops, "metrics/dataset.json", "waterfall"),
+            table(
                 ("Domain", "Raw rows", "Kept rows"),
                 [(name, count(domains[name]), count(kept.get(name, 0))) for name in sorted(domains)],
                 "metrics/dataset.json",
             ),
-            _table(
+            table(
                 ("Part of the quality score", "Weight", "Mean over the kept rows"),
                 [
                     (part, number(getattr(settings.filter.quality, part, None), 2), number(mean))
@@ -208,7 +212,7 @@ def _responders(preference: Any) -> str:
         for name, told in models.items()
     ]
     header = ("Responder", "Mean score", "95% interval", "Chosen", "Rejected")
-    return _table(header, rows, "metrics/dataset.json", "stats.preference")
+    return table(header, rows, "metrics/dataset.json", "stats.preference")
 
 
 def _methods(metrics: Metrics, settings: Settings) -> str:
@@ -238,7 +242,7 @@ def _methods(metrics: Metrics, settings: Settings) -> str:
             "(arXiv 2104.08691) trains embeddings that precede every input and nothing else. **DPO** "
             "(arXiv 2305.18290) goes on from the LoRA adapter with preference pairs; that adapter, frozen, is its "
             "reference.",
-            _table(
+            table(
                 (_corner(settings), *map(method_name, sections)),
                 rows,
                 "metrics/efficiency.json",
@@ -295,7 +299,7 @@ def _training(metrics: Metrics, settings: Settings) -> str:
     test = own("sft", "convergence", "test")
     lines = [
         *_searches(metrics, settings),
-        _table((_corner(settings), *map(method_name, methods)), rows, "metrics/training.json"),
+        table((_corner(settings), *map(method_name, methods)), rows, "metrics/training.json"),
         "![Loss curves](figures/loss_curves.png)",
         "Losses are means over answer tokens in nats; DPO's is a mean over pairs and starts at ln 2 = 0.693147, where "
         "policy and reference agree. Validation and test rows were never trained on.",
@@ -329,7 +333,9 @@ def _searches(metrics: Metrics, settings: Settings) -> list[str]:
             )
         )
     edges = [method_name(told["method"]) for told in searches if figure(told, "search", "at_edge")]
-    table = _table(("Method", "Validation loss by rate", "Chosen", "Cost"), rows, "metrics/training.json", "searches")
+    tried_rates = table(
+        ("Method", "Validation loss by rate", "Chosen", "Cost"), rows, "metrics/training.json", "searches"
+    )
     warning = (
         f"**Warning**: the chosen rate of {', '.join(edges)} is the smallest or largest of its candidates; "
         "a better one may lie beyond."
@@ -338,7 +344,7 @@ def _searches(metrics: Metrics, settings: Settings) -> list[str]:
         "Each method's learning rate is the candidate with the lowest validation loss after training with seed "
         f"{settings.seed} (epochs: {settings.tuning.search_epochs:g}); every method had as many candidates. DPO's loss "
         "is DPO's own.",
-        table,
+        tried_rates,
         *([warning] if edges else []),
     ]
 
@@ -370,23 +376,26 @@ def _results(metrics: Metrics, settings: Settings) -> str:
             f"({options.batch_size}) and prompts, without examples in the prompt unless the task has its own. "
             + (f"At most {options.limit} questions a task were drawn, the same for all. " if options.limit else "")
             + "A score is followed by its standard error, clustered by subject where a benchmark has subjects.",
-            _table(header, rows, "metrics/comparison.json", "scores"),
+            table(header, rows, "metrics/comparison.json", "scores"),
             "![Scores](figures/scores.png)",
             "Methods are compared with the base model question by question. Differences and detectable differences are "
             "in percentage points; the interval is a t interval with cluster-robust standard errors (Miller, "
             "arXiv 2411.00640). p is from a sign-flip test that flips whole subjects together, and Holm's adjustment "
             f"runs over all {len(contrasts)} tests. The detectable difference is the smallest true one that a test at "
             f"{options.alpha:g} would find with {options.power:.0%} power: a smaller one may be there and is not seen.",
-            _table(contrasts_header, contrasts, "metrics/comparison.json", "contrasts"),
+            table(contrasts_header, contrasts, "metrics/comparison.json", "contrasts"),
             "![Paired differences](figures/differences.png)",
-            _table(
+            table(
                 ("Method", "Benchmark", "Questions", "Clusters", "Answers changed", "Left out", "p (McNemar)"),
                 tests,
                 "metrics/tests.json",
             ),
             *_few_clusters(metrics),
+            win_rate_section(metrics, settings),
+            forgetting_section(metrics),
+            refused_section(metrics),
         ]
-    )
+    ).rstrip()
 
 
 def _few_clusters(metrics: Metrics) -> list[str]:
@@ -433,11 +442,11 @@ def _analysis(metrics: Metrics, settings: Settings) -> str:
             "Adapters stay beside the weights, as where several share one base model; the merged speed is that of the "
             "adapter added to the weights, measured in turns with the first. A soft prompt cannot be merged, and "
             "nothing is merged into 4-bit weights, which would round the sum. " + _devices(metrics, settings),
-            _table(header, rows, "metrics/efficiency.json"),
+            table(header, rows, "metrics/efficiency.json"),
             "![Efficiency](figures/efficiency.png)",
             _memory_note(metrics, settings),
             "### Quality against cost",
-            _table(
+            table(
                 ("Method", "Mean difference [points]", "Standard error", "Memory, LoRA = 1", "Time, LoRA = 1"),
                 gains,
                 "metrics/comparison.json",
@@ -448,7 +457,7 @@ def _analysis(metrics: Metrics, settings: Settings) -> str:
             "A method is eligible if it was compared on every benchmark, is significantly worse on none, and lowered "
             "its loss on test rows. DPO's costs include those of the SFT adapter it starts from."
             + (f" Costs and losses are those of seed {settings.seed}." if settings.tuning.seeds > 1 else ""),
-            _table(
+            table(
                 ("Use case", "Recommended", "Rule", "Figures"),
                 picks,
                 "metrics/comparison.json",
@@ -482,8 +491,8 @@ def _memory_note(metrics: Metrics, settings: Settings) -> str:
     if not rows:
         return f"How peak memory was measured: {NOT_MEASURED}."
     title = ", ".join(filter(None, ("Peak memory", _corner(settings).lower())))
-    table = _table((title, "Allocated", "Reserved", "Process"), rows, "metrics/training.json", "cost")
-    return f"{table}\n\nHow: {runs[0]['cost']['peak_memory_method']}."
+    peaks = table((title, "Allocated", "Reserved", "Process"), rows, "metrics/training.json", "cost")
+    return f"{peaks}\n\nHow: {runs[0]['cost']['peak_memory_method']}."
 
 
 def _conclusion(metrics: Metrics, settings: Settings) -> str:
@@ -534,8 +543,8 @@ def _checklist(metrics: Metrics) -> str:
     items = figure(metrics["checklist"], "items")
     if not items:
         return f"The checklist was {NOT_MEASURED}."
-    table = _table(CHECKLIST_HEADER, checklist_rows(items), "metrics/checklist.json")
-    return f"{checklist_summary(items)} Nothing was adjusted to pass.\n\n{table}"
+    listed = table(CHECKLIST_HEADER, checklist_rows(items), "metrics/checklist.json")
+    return f"{checklist_summary(items)} Nothing was adjusted to pass.\n\n{listed}"
 
 
 def _reproduction(metrics: Metrics, settings: Settings) -> str:
@@ -555,15 +564,10 @@ def _reproduction(metrics: Metrics, settings: Settings) -> str:
             "Equal settings and seed give byte-identical data and adapters on the same CPU and thread count. Every "
             "setting of this run is in `metrics/provenance.json`, and each stage's in its own `manifest.json`.",
             f"Machine: {'; '.join(sorted(machines)) or NOT_MEASURED}.",
-            _table(("Package", "Version"), rows, "metrics/provenance.json"),
+            table(("Package", "Version"), rows, "metrics/provenance.json"),
         ]
     )
 
 
 def _own(metrics: Any, settings: Settings) -> list[Any]:
     return [run for run in figure(metrics, "runs") or [] if run["seed"] == settings.seed]
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], file: str, note: str = "") -> str:
-    source = f"Source: [`{file}`]({file}){f' ({note})' if note else ''}."
-    return f"{markdown(header, rows) if rows else NOT_MEASURED.capitalize() + '.'}\n\n{source}"

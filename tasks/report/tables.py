@@ -33,6 +33,12 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], file: str, note: str = "") -> str:
+    """A Markdown table over a link to the file it was made from; `note` says where in the file, or which others."""
+    source = f"Source: [`{file}`]({file}){f' ({note})' if note else ''}."
+    return f"{markdown(header, rows) if rows else NOT_MEASURED.capitalize() + '.'}\n\n{source}"
+
+
 def plain(header: Sequence[str], rows: Sequence[Sequence[str]], flexible: int) -> str:
     """A plain text table no wider than 100 columns; the `flexible` column is wrapped, and headings between words."""
     widths = [max(*map(len, title.split()), *(len(row[column]) for row in rows)) for column, title in enumerate(header)]
