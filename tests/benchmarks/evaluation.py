@@ -1,10 +1,12 @@
 """What an evaluation costs against lm-eval's own command, on the same models and tasks, loading included.
 
-    python -m tests.benchmarks.evaluation --study workspace        # a finished demo study; some minutes
+    python -m tests.benchmarks.evaluation command --study workspace     # a finished demo study; some minutes
+    python -m tests.benchmarks.evaluation rows --shape llama-3.2-3b     # questions a second, for projections
 
-One side is `python -m flows.evaluate` as a user types it, server and processes included, without the two measurements
-that lm-eval does not make (speed, general text). The other is `lm_eval run`, once a model. Both get the same cores, in
-turns; the scores of both sides are compared as well.
+`command`: one side is `python -m flows.evaluate` as a user types it, server and processes included, without the two
+measurements that lm-eval does not make (speed, general text). The other is `lm_eval run`, once a model. Both get the
+same cores, in turns, and their scores are compared. `rows`: random answers of about 100 tokens with their questions, as
+those of the four benchmarks have, go through the evaluator's model as lm-eval sends them.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import shutil
 import statistics
 import subprocess
@@ -27,7 +30,7 @@ from storage.workspace import Workspace
 from tasks.evaluate.results import BASE, METHODS, results_folder
 from tasks.evaluate.work import benchmark_tasks
 from tasks.models import model_source
-from tasks.process import free_port
+from tasks.process import free_port, run_in_child
 from tests.benchmarks.generation import print_table
 
 WITHOUT = {
@@ -39,11 +42,23 @@ WITHOUT = {
 
 
 def main() -> int:
-    """Time both sides in turns and print the table."""
+    """Run one comparison and print its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--study", type=Path, required=True, help="workspace of a finished demo study; left untouched")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds, each of both sides")
+    parser.add_argument("what", choices=["command", "rows"])
+    parser.add_argument("--study", type=Path, help="command: workspace of a finished demo study; left untouched")
+    parser.add_argument("--repeats", type=int, default=3, help="command: rounds, each of both sides")
+    parser.add_argument("--shape", default="tiny", choices=["llama-3.2-3b", "tiny"], help="rows: the model's shape")
+    parser.add_argument("--rows", type=int, default=1024, help="rows: answers to score")
+    parser.add_argument("--tokens", type=int, default=100, help="rows: mean length of one with its question [tokens]")
     options = parser.parse_args()
+    if options.what == "command" and options.study is None:
+        parser.error("command: --study is needed, the workspace of a finished demo study")
+    print_table(compare_rows(options) if options.what == "rows" else compare_commands(options))
+    return 0
+
+
+def compare_commands(options: argparse.Namespace) -> list[list[str]]:
+    """Seconds of both commands, in turns."""
     settings = load_settings("demo")
     seconds: dict[str, list[float]] = {"lm_eval run": [], "flows.evaluate": []}
     apart = 0.0
@@ -56,21 +71,66 @@ def main() -> int:
             seconds["flows.evaluate"].append(took)
             apart = max(apart, *(abs(ours[key] - value) for key, value in theirs.items()))
     ratios = [ours / theirs for theirs, ours in zip(*seconds.values(), strict=True)]
-    print_table(
+    told = [listed(took) for took in seconds.values()]
+    middle = [f"{statistics.median(took):.1f}" for took in seconds.values()]
+    return [
+        ["side", "seconds of each round", "median", "ratio of each round", "median", "scores apart, at most"],
+        ["lm_eval run", told[0], middle[0], "", "", ""],
         [
-            ["side", "seconds of each round", "median", "ratio of each round", "median"],
-            ["lm_eval run", listed(seconds["lm_eval run"]), f"{statistics.median(seconds['lm_eval run']):.1f}", "", ""],
-            [
-                "flows.evaluate",
-                listed(seconds["flows.evaluate"]),
-                f"{statistics.median(seconds['flows.evaluate']):.1f}",
-                " ".join(f"{ratio:.2f}" for ratio in ratios),
-                f"{statistics.median(ratios):.2f}",
-            ],
-        ]
-    )
-    print(f"\n{len(theirs)} scores, at most {apart:.2g} apart")
-    return 0
+            *("flows.evaluate", told[1], middle[1], " ".join(f"{ratio:.2f}" for ratio in ratios)),
+            *(f"{statistics.median(ratios):.2f}", f"{apart:.2g}"),
+        ],
+    ]
+
+
+def compare_rows(options: argparse.Namespace) -> list[list[str]]:
+    """Answers a second in the precisions and batches of the profiles."""
+    lines = [["profile", "precision", "batch", "rows/s", "tokens/s", "peak GB"]]
+    with tempfile.TemporaryDirectory(prefix="evaluation-benchmark-") as folder:
+        dtype = "float32" if options.shape == "tiny" else "bfloat16"
+        job = {"folder": folder, "shape": options.shape, "dtype": dtype}
+        base = run_in_child("tests.benchmarks.tuning:built", job, threads=4)["path"]
+        for profile in ("demo",) if options.shape == "tiny" else ("a100", "t4"):
+            settings = load_settings(profile)
+            told = run_in_child(
+                "tests.benchmarks.evaluation:time_rows",
+                {
+                    "base": base,
+                    "precision": settings.models.base.precision,
+                    "batch_size": settings.evaluation.batch_size,
+                    "rows": options.rows,
+                    "tokens": options.tokens,
+                },
+                threads=4,
+            )
+            lines.append([profile, settings.models.base.precision, str(settings.evaluation.batch_size), *told["cells"]])
+    return lines
+
+
+def time_rows(base: str, precision: str, batch_size: int, rows: int, tokens: int) -> dict[str, Any]:
+    """In a child: log-likelihoods of random answers, eight tokens each, after questions of uneven length."""
+    import torch
+    from transformers import AutoTokenizer
+
+    from tasks.evaluate.harness import load_model
+    from tasks.evaluate.prefix import SharedPrefixLM
+
+    model = load_model(base, None, precision, None)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    lm = SharedPrefixLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=batch_size, max_length=2048)
+    draw = random.Random(0)
+    requests = []
+    for number in range(rows):
+        length = draw.randrange(tokens // 2, tokens * 3 // 2)
+        ids = [draw.randrange(len(tokenizer)) for _ in range(length)]
+        requests.append(((str(number), ""), ids[:-8], ids[-8:]))
+    lm._loglikelihood_tokens(requests[: 2 * batch_size], disable_tqdm=True)
+    started = time.perf_counter()
+    lm._loglikelihood_tokens(requests, disable_tqdm=True)
+    seconds = time.perf_counter() - started
+    total = sum(len(context) + len(answer) for _, context, answer in requests)
+    peak = f"{torch.cuda.max_memory_allocated() / 1e9:.1f}" if torch.cuda.is_available() else "-"
+    return {"cells": [f"{rows / seconds:,.1f}", f"{total / seconds:,.0f}", peak]}
 
 
 def listed(seconds: list[float]) -> str:
