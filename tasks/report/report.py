@@ -18,12 +18,24 @@ from tasks.report.tables import (
     CHECKLIST_HEADER,
     checklist_rows,
     checklist_summary,
+    code,
     contrast_rows,
     efficiency_rows,
     markdown,
     score_rows,
 )
-from tasks.report.words import NOT_MEASURED, benchmark_name, count, duration, method_name, number, percent, points, size
+from tasks.report.words import (
+    NOT_MEASURED,
+    benchmark_name,
+    count,
+    duration,
+    method_name,
+    number,
+    percent,
+    points,
+    probability,
+    size,
+)
 from tasks.tune.methods import METHODS
 
 __all__ = ["render_report", "write_metrics", "write_report"]
@@ -163,13 +175,15 @@ def _dataset(metrics: Metrics, settings: Settings) -> str:
     return "\n\n".join(
         [
             f"One base model is adapted in {_ways(settings)} ways, and what each way costs is held against what it "
-            f"gains. The training data is synthetic. `{models.teacher.name}` writes both sides of each conversation "
-            "after the Magpie method (arXiv 2406.08464): given only the part of the chat template that precedes a "
-            "user's message, it continues with an instruction, and then answers it. Five rules filter the pairs. Three "
-            f"models ({', '.join(f'`{model.name}`' for model in models.responders)}) answer the kept instructions "
-            f"again, `{models.reward.name}` scores the answers, and the best and the worst form a preference pair.",
+            f"gains. The training data is synthetic. {code(models.teacher.name)} writes both sides of each "
+            f"conversation after the Magpie method ({_arxiv('2406.08464')}): given only the part of the chat "
+            "template that precedes a user's message, it continues with an instruction, and then answers it. The five "
+            "filter rules of the requirements and a few more decide which pairs are kept; a rule that dropped none is "
+            f"not listed. Three models ({', '.join(code(model.name) for model in models.responders)}) answer the kept "
+            f"instructions again, {code(models.reward.name)} scores the answers, and the best and the worst form a "
+            "preference pair.",
             _table(("Figure", "Value"), facts, "metrics/dataset.json"),
-            "![Rows left after each rule](figures/drop_waterfall.png)",
+            _chart("drop_waterfall", "Rows left after each filter rule", "metrics/dataset.json"),
             _table(("Rule", "Drops a row when", "Dropped", "Rows left"), drops, "metrics/dataset.json", "waterfall"),
             _table(
                 ("Domain", "Raw rows", "Kept rows"),
@@ -185,7 +199,7 @@ def _dataset(metrics: Metrics, settings: Settings) -> str:
                 "metrics/dataset.json",
                 "quality_parts",
             ),
-            "![Score margins](figures/preference_margins.png)",
+            _chart("preference_margins", "Score margins of the preference pairs", "metrics/dataset.json"),
             _responders(preference),
         ]
     )
@@ -233,11 +247,11 @@ def _methods(metrics: Metrics, settings: Settings) -> str:
     ]
     return "\n\n".join(
         [
-            f"The base model is `{models.base.name}` in {models.base.precision}, frozen throughout. "
-            "**LoRA** (arXiv 2106.09685) adds low-rank updates to its attention matrices. **Prompt tuning** "
-            "(arXiv 2104.08691) trains embeddings that precede every input and nothing else. **DPO** "
-            "(arXiv 2305.18290) goes on from the LoRA adapter with preference pairs; that adapter, frozen, is its "
-            "reference.",
+            f"The base model is {code(models.base.name)} in {models.base.precision}, frozen throughout. "
+            f"**LoRA** ({_arxiv('2106.09685')}) adds low-rank updates to its attention matrices. **Prompt tuning** "
+            f"({_arxiv('2104.08691')}) trains embeddings that precede every input and nothing else. **DPO** "
+            f"({_arxiv('2305.18290')}) goes on from the LoRA adapter with preference pairs; that adapter, frozen, "
+            "is its reference.",
             _table(
                 (_corner(settings), *map(method_name, sections)),
                 rows,
@@ -275,8 +289,13 @@ def _training(metrics: Metrics, settings: Settings) -> str:
             return NOT_MEASURED
         return f"{before:.3f} to {after:.3f} ({100 * (after / before - 1):+.0f}%)"
 
+    def lost(method: str) -> list[str]:
+        return [count(own(method, "rows", "train", name)) for name in ("rows", "dropped", "cut")]
+
     yes = {True: "yes", False: "no", None: NOT_MEASURED}
     rows = [
+        ("Training rows / dropped as too long / cut", *(" / ".join(lost(method)) for method in methods)),
+        ("Training tokens an epoch", *(count(own(method, "rows", "train", "tokens")) for method in methods)),
         ("Optimizer steps", *(count(own(method, "steps")) for method in methods)),
         ("Training loss converged", *(yes[own(method, "convergence", "converged")] for method in methods)),
         ("Validation loss, before to after", *(change(method, "val") for method in methods)),
@@ -296,14 +315,13 @@ def _training(metrics: Metrics, settings: Settings) -> str:
     lines = [
         *_searches(metrics, settings),
         _table((_corner(settings), *map(method_name, methods)), rows, "metrics/training.json"),
-        "![Loss curves](figures/loss_curves.png)",
+        _chart("loss_curves", "Training loss by step, and validation loss before and after", "metrics/training.json"),
         "Losses are means over answer tokens in nats; DPO's is a mean over pairs and starts at ln 2 = 0.693147, where "
         "policy and reference agree. Validation and test rows were never trained on.",
     ]
     if test:
         lines.append(f'"Converged" is decided by a stated test: {test}')
-    lost = [_lost(method, own(method, "rows", "train")) for method in methods]
-    return "\n\n".join(lines + [line for line in lost if line])
+    return "\n\n".join(lines)
 
 
 def _searches(metrics: Metrics, settings: Settings) -> list[str]:
@@ -343,13 +361,9 @@ def _searches(metrics: Metrics, settings: Settings) -> list[str]:
     ]
 
 
-def _lost(method: str, counts: Any) -> str:
-    told = ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in (counts or {}).items())
-    return f"Training rows of {method_name(method)}: {told} (`metrics/training.json`)." if told else ""
-
-
 def _results(metrics: Metrics, settings: Settings) -> str:
     options = settings.evaluation
+    scored = [f"{benchmark_name(name)} (`{told.task}`, {told.metric})" for name, told in options.benchmarks.items()]
     header, rows = score_rows(metrics["comparison"], list(options.benchmarks))
     contrasts_header, contrasts = contrast_rows(metrics["comparison"], options.alpha)
     tests = [
@@ -360,7 +374,7 @@ def _results(metrics: Metrics, settings: Settings) -> str:
             "each question" if row["questions"] and row["clusters"] is None else count(row["clusters"]),
             count(row["changed"]),
             count(row["unpaired"]),
-            "does not apply" if row["questions"] and row["p_mcnemar"] is None else number(row["p_mcnemar"]),
+            "does not apply" if row["questions"] and row["p_mcnemar"] is None else probability(row["p_mcnemar"]),
         )
         for row in figure(metrics["tests"], "tests") or []
     ]
@@ -369,16 +383,18 @@ def _results(metrics: Metrics, settings: Settings) -> str:
             "lm-evaluation-harness scored every method in the same process layout, precision, batch size "
             f"({options.batch_size}) and prompts, without examples in the prompt unless the task has its own. "
             + (f"At most {options.limit} questions a task were drawn, the same for all. " if options.limit else "")
-            + "A score is followed by its standard error, clustered by subject where a benchmark has subjects.",
+            + f"Tasks and metrics, as the harness names them: {', '.join(scored)}. A score is followed by "
+            "its standard error, clustered by subject where a benchmark has subjects.",
             _table(header, rows, "metrics/comparison.json", "scores"),
-            "![Scores](figures/scores.png)",
+            _chart("scores", "Benchmark scores with their 95% intervals", "metrics/comparison.json"),
             "Methods are compared with the base model question by question. Differences and detectable differences are "
             "in percentage points; the interval is a t interval with cluster-robust standard errors (Miller, "
-            "arXiv 2411.00640). p is from a sign-flip test that flips whole subjects together, and Holm's adjustment "
-            f"runs over all {len(contrasts)} tests. The detectable difference is the smallest true one that a test at "
-            f"{options.alpha:g} would find with {options.power:.0%} power: a smaller one may be there and is not seen.",
+            f"{_arxiv('2411.00640')}). p is from a sign-flip test that flips whole subjects together, and Holm's "
+            f"adjustment runs over all {len(contrasts)} tests. The detectable difference is the smallest true one that "
+            f"a test at {options.alpha:g} would find with {options.power:.0%} power: a smaller one may be there and is "
+            "not seen.",
             _table(contrasts_header, contrasts, "metrics/comparison.json", "contrasts"),
-            "![Paired differences](figures/differences.png)",
+            _chart("differences", "Differences to the base model on the same questions", "metrics/comparison.json"),
             _table(
                 ("Method", "Benchmark", "Questions", "Clusters", "Answers changed", "Left out", "p (McNemar)"),
                 tests,
@@ -434,7 +450,7 @@ def _analysis(metrics: Metrics, settings: Settings) -> str:
             "adapter added to the weights, measured in turns with the first. A soft prompt cannot be merged, and "
             "nothing is merged into 4-bit weights, which would round the sum. " + _devices(metrics, settings),
             _table(header, rows, "metrics/efficiency.json"),
-            "![Efficiency](figures/efficiency.png)",
+            _chart("efficiency", "What each method costs to train, to keep and to run", "metrics/efficiency.json"),
             _memory_note(metrics, settings),
             "### Quality against cost",
             _table(
@@ -443,7 +459,12 @@ def _analysis(metrics: Metrics, settings: Settings) -> str:
                 "metrics/comparison.json",
                 "with metrics/tests.json and metrics/efficiency.json",
             ),
-            "![Trade-off](figures/trade_off.png)",
+            _chart(
+                "trade_off",
+                "Mean difference to the base model against three costs",
+                "metrics/comparison.json",
+                "with metrics/tests.json and metrics/efficiency.json",
+            ),
             f"### {RECOMMENDATIONS}",
             "A method is eligible if it was compared on every benchmark, is significantly worse on none, and lowered "
             "its loss on test rows. DPO's costs include those of the SFT adapter it starts from."
@@ -497,7 +518,7 @@ def _conclusion(metrics: Metrics, settings: Settings) -> str:
     if decided:
         text += ["By the rules above, the figures recommend:", "\n".join(decided)]
     if open_:
-        text.append(f"They do not decide for: {'; '.join(open_)}.")
+        text.append(f"The figures do not decide for: {'; '.join(open_)}.")
     return "\n\n".join([*text, "### Limitations", "\n".join(f"- {line}" for line in _limitations(metrics, settings))])
 
 
@@ -543,11 +564,12 @@ def _reproduction(metrics: Metrics, settings: Settings) -> str:
     packages: dict[str, set[str]] = {}
     machines: set[str] = set()
     for told in stages.values():
-        for name, version in (figure(told, "packages") or {}).items():
-            packages.setdefault(name, set()).add(str(version))
+        versions = {"Python": figure(told, "python"), **(figure(told, "packages") or {})}
+        for name, version in versions.items():
+            packages.setdefault(name, set()).add(str(version or NOT_MEASURED))
         if processor := figure(told, "hardware", "processor"):
             machines.add(", ".join([processor, *(figure(told, "hardware", "accelerators") or [])]))
-    rows = [(name, ", ".join(sorted(versions))) for name, versions in sorted(packages.items())]
+    rows = [(name, ", ".join(sorted(found))) for name, found in sorted(packages.items())]
     return "\n\n".join(
         [
             "```\npip install -c constraints.txt -e .\n"
@@ -565,5 +587,16 @@ def _own(metrics: Any, settings: Settings) -> list[Any]:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]], file: str, note: str = "") -> str:
-    source = f"Source: [`{file}`]({file}){f' ({note})' if note else ''}."
-    return f"{markdown(header, rows) if rows else NOT_MEASURED.capitalize() + '.'}\n\n{source}"
+    return f"{markdown(header, rows) if rows else NOT_MEASURED.capitalize() + '.'}\n\n{_source(file, note)}"
+
+
+def _chart(name: str, caption: str, file: str, note: str = "") -> str:
+    return f"![{caption}](figures/{name}.png)\n\n{_source(file, note)}"
+
+
+def _source(file: str, note: str) -> str:
+    return f"Source: [`{file}`]({file}){f' ({note})' if note else ''}."
+
+
+def _arxiv(paper: str) -> str:
+    return f"[arXiv {paper}](https://arxiv.org/abs/{paper})"
