@@ -7,7 +7,7 @@ from typing import Any
 
 from configs.settings import Settings
 from tasks.evaluate.compare import figure
-from tasks.report.tables import table
+from tasks.report.tables import arxiv, chart, code, table
 from tasks.report.words import (
     NOT_MEASURED,
     benchmark_name,
@@ -51,12 +51,17 @@ def win_rate_section(metrics: Metrics, settings: Settings) -> str:
             "### Answers to held-out instructions",
             f"Every model answers the same {count(_questions(metrics))} instructions that nothing was trained on, "
             f"greedily, up to {settings.evaluation.answer_max_new_tokens} tokens, and "
-            f"`{figure(metrics['win_rates'], 'judge') or settings.models.reward.name}` scores them. An answer wins if "
-            "its score is above the base model's; a tie counts half. The judge is the reward model that also made the "
-            "preference pairs, so DPO was trained towards its taste. Reward models like length: the win rate at equal "
-            f"length is that of a logistic model with the difference of lengths (after arXiv 2404.04475). {own}",
+            f"{code(figure(metrics['win_rates'], 'judge') or settings.models.reward.name)} scores them. An answer wins "
+            "if its score is above the base model's; a tie counts half. The judge also made the preference pairs, "
+            "so DPO was trained towards its taste. Reward models like length: the win rate at equal "
+            f"length is that of a logistic model with the difference of lengths (after {arxiv('2404.04475')}). {own}",
             table(header, rows, "metrics/win_rates.json"),
-            "![Win rates and forgetting](figures/beyond_benchmarks.png)",
+            chart(
+                "beyond_benchmarks",
+                "Answers preferred to the base model's, and loss on general text above its",
+                "metrics/win_rates.json",
+                "and metrics/forgetting.json",
+            ),
         ]
     )
 
@@ -82,8 +87,8 @@ def forgetting_section(metrics: Metrics) -> str:
     return "\n\n".join(
         [
             "### Forgetting",
-            f"What an adaptation costs elsewhere: the loss on general text (`{told['task']}`) in bits a byte, document "
-            "by document against the base model's. More than zero was forgotten.",
+            f"What an adaptation costs elsewhere: the loss on general text ({code(told['task'])}) in bits a byte, "
+            "document by document against the base model's. More than zero was forgotten.",
             table(header, rows, "metrics/forgetting.json"),
         ]
     )

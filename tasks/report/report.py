@@ -17,14 +17,28 @@ from tasks.report.metrics import load_metrics, write_metrics
 from tasks.report.recommend import mean_gain, recommendations
 from tasks.report.tables import (
     CHECKLIST_HEADER,
+    arxiv,
+    chart,
     checklist_rows,
     checklist_summary,
+    code,
     contrast_rows,
     efficiency_rows,
     score_rows,
     table,
 )
-from tasks.report.words import NOT_MEASURED, benchmark_name, count, duration, method_name, number, percent, points, size
+from tasks.report.words import (
+    NOT_MEASURED,
+    benchmark_name,
+    count,
+    duration,
+    method_name,
+    number,
+    percent,
+    points,
+    probability,
+    size,
+)
 from tasks.tune.methods import METHODS
 
 __all__ = ["render_report", "write_metrics", "write_report"]
@@ -167,13 +181,15 @@ def _dataset(metrics: Metrics, settings: Settings) -> str:
     return "\n\n".join(
         [
             f"One base model is adapted in {_ways(settings)} ways, and what each way costs is held against what it "
-            f"gains. The training data is synthetic. `{models.teacher.name}` writes both sides of each conversation "
-            "after the Magpie method (arXiv 2406.08464): given only the part of the chat template that precedes a "
-            "user's message, it continues with an instruction, and then answers it. Five rules filter the pairs. Three "
-            f"models ({', '.join(f'`{model.name}`' for model in models.responders)}) answer the kept instructions "
-            f"again, `{models.reward.name}` scores the answers, and the best and the worst form a preference pair.",
+            f"gains. The training data is synthetic. {code(models.teacher.name)} writes both sides of each "
+            f"conversation after the Magpie method ({arxiv('2406.08464')}): given only the part of the chat "
+            "template that precedes a user's message, it continues with an instruction, and then answers it. The five "
+            "filter rules of the requirements and a few more decide which pairs are kept; a rule that dropped none is "
+            f"not listed. Three models ({', '.join(code(model.name) for model in models.responders)}) answer the kept "
+            f"instructions again, {code(models.reward.name)} scores the answers, and the best and the worst form a "
+            "preference pair.",
             table(("Figure", "Value"), facts, "metrics/dataset.json"),
-            "![Rows left after each rule](figures/drop_waterfall.png)",
+            chart("drop_waterfall", "Rows left after each filter rule", "metrics/dataset.json"),
             table(("Rule", "Drops a row when", "Dropped", "Rows left"), drops, "metrics/dataset.json", "waterfall"),
             table(
                 ("Domain", "Raw rows", "Kept rows"),
@@ -189,7 +205,7 @@ def _dataset(metrics: Metrics, settings: Settings) -> str:
                 "metrics/dataset.json",
                 "quality_parts",
             ),
-            "![Score margins](figures/preference_margins.png)",
+            chart("preference_margins", "Score margins of the preference pairs", "metrics/dataset.json"),
             _responders(preference),
         ]
     )
@@ -237,11 +253,11 @@ def _methods(metrics: Metrics, settings: Settings) -> str:
     ]
     return "\n\n".join(
         [
-            f"The base model is `{models.base.name}` in {models.base.precision}, frozen throughout. "
-            "**LoRA** (arXiv 2106.09685) adds low-rank updates to its attention matrices. **Prompt tuning** "
-            "(arXiv 2104.08691) trains embeddings that precede every input and nothing else. **DPO** "
-            "(arXiv 2305.18290) goes on from the LoRA adapter with preference pairs; that adapter, frozen, is its "
-            "reference.",
+            f"The base model is {code(models.base.name)} in {models.base.precision}, frozen throughout. "
+            f"**LoRA** ({arxiv('2106.09685')}) adds low-rank updates to its attention matrices. **Prompt tuning** "
+            f"({arxiv('2104.08691')}) trains embeddings that precede every input and nothing else. **DPO** "
+            f"({arxiv('2305.18290')}) goes on from the LoRA adapter with preference pairs; that adapter, frozen, "
+            "is its reference.",
             table(
                 (_corner(settings), *map(method_name, sections)),
                 rows,
@@ -279,8 +295,13 @@ def _training(metrics: Metrics, settings: Settings) -> str:
             return NOT_MEASURED
         return f"{before:.3f} to {after:.3f} ({100 * (after / before - 1):+.0f}%)"
 
+    def lost(method: str) -> list[str]:
+        return [count(own(method, "rows", "train", name)) for name in ("rows", "dropped", "cut")]
+
     yes = {True: "yes", False: "no", None: NOT_MEASURED}
     rows = [
+        ("Training rows / dropped as too long / cut", *(" / ".join(lost(method)) for method in methods)),
+        ("Training tokens an epoch", *(count(own(method, "rows", "train", "tokens")) for method in methods)),
         ("Optimizer steps", *(count(own(method, "steps")) for method in methods)),
         ("Training loss converged", *(yes[own(method, "convergence", "converged")] for method in methods)),
         ("Validation loss, before to after", *(change(method, "val") for method in methods)),
@@ -300,14 +321,13 @@ def _training(metrics: Metrics, settings: Settings) -> str:
     lines = [
         *_searches(metrics, settings),
         table((_corner(settings), *map(method_name, methods)), rows, "metrics/training.json"),
-        "![Loss curves](figures/loss_curves.png)",
+        chart("loss_curves", "Training loss by step, and validation loss before and after", "metrics/training.json"),
         "Losses are means over answer tokens in nats; DPO's is a mean over pairs and starts at ln 2 = 0.693147, where "
         "policy and reference agree. Validation and test rows were never trained on.",
     ]
     if test:
         lines.append(f'"Converged" is decided by a stated test: {test}')
-    lost = [_lost(method, own(method, "rows", "train")) for method in methods]
-    return "\n\n".join(lines + [line for line in lost if line])
+    return "\n\n".join(lines)
 
 
 def _searches(metrics: Metrics, settings: Settings) -> list[str]:
@@ -349,13 +369,9 @@ def _searches(metrics: Metrics, settings: Settings) -> list[str]:
     ]
 
 
-def _lost(method: str, counts: Any) -> str:
-    told = ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in (counts or {}).items())
-    return f"Training rows of {method_name(method)}: {told} (`metrics/training.json`)." if told else ""
-
-
 def _results(metrics: Metrics, settings: Settings) -> str:
     options = settings.evaluation
+    scored = [f"{benchmark_name(name)} (`{told.task}`, {told.metric})" for name, told in options.benchmarks.items()]
     header, rows = score_rows(metrics["comparison"], list(options.benchmarks))
     contrasts_header, contrasts = contrast_rows(metrics["comparison"], options.alpha)
     tests = [
@@ -366,7 +382,7 @@ def _results(metrics: Metrics, settings: Settings) -> str:
             "each question" if row["questions"] and row["clusters"] is None else count(row["clusters"]),
             count(row["changed"]),
             count(row["unpaired"]),
-            "does not apply" if row["questions"] and row["p_mcnemar"] is None else number(row["p_mcnemar"]),
+            "does not apply" if row["questions"] and row["p_mcnemar"] is None else probability(row["p_mcnemar"]),
         )
         for row in figure(metrics["tests"], "tests") or []
     ]
@@ -375,16 +391,18 @@ def _results(metrics: Metrics, settings: Settings) -> str:
             "lm-evaluation-harness scored every method in the same process layout, precision, batch size "
             f"({options.batch_size}) and prompts, without examples in the prompt unless the task has its own. "
             + (f"At most {options.limit} questions a task were drawn, the same for all. " if options.limit else "")
-            + "A score is followed by its standard error, clustered by subject where a benchmark has subjects.",
+            + f"Tasks and metrics, as the harness names them: {', '.join(scored)}. A score is followed by "
+            "its standard error, clustered by subject where a benchmark has subjects.",
             table(header, rows, "metrics/comparison.json", "scores"),
-            "![Scores](figures/scores.png)",
+            chart("scores", "Benchmark scores with their 95% intervals", "metrics/comparison.json"),
             "Methods are compared with the base model question by question. Differences and detectable differences are "
             "in percentage points; the interval is a t interval with cluster-robust standard errors (Miller, "
-            "arXiv 2411.00640). p is from a sign-flip test that flips whole subjects together, and Holm's adjustment "
-            f"runs over all {len(contrasts)} tests. The detectable difference is the smallest true one that a test at "
-            f"{options.alpha:g} would find with {options.power:.0%} power: a smaller one may be there and is not seen.",
+            f"{arxiv('2411.00640')}). p is from a sign-flip test that flips whole subjects together, and Holm's "
+            f"adjustment runs over all {len(contrasts)} tests. The detectable difference is the smallest true one that "
+            f"a test at {options.alpha:g} would find with {options.power:.0%} power: a smaller one may be there and is "
+            "not seen.",
             table(contrasts_header, contrasts, "metrics/comparison.json", "contrasts"),
-            "![Paired differences](figures/differences.png)",
+            chart("differences", "Differences to the base model on the same questions", "metrics/comparison.json"),
             table(
                 ("Method", "Benchmark", "Questions", "Clusters", "Answers changed", "Left out", "p (McNemar)"),
                 tests,
@@ -443,7 +461,7 @@ def _analysis(metrics: Metrics, settings: Settings) -> str:
             "adapter added to the weights, measured in turns with the first. A soft prompt cannot be merged, and "
             "nothing is merged into 4-bit weights, which would round the sum. " + _devices(metrics, settings),
             table(header, rows, "metrics/efficiency.json"),
-            "![Efficiency](figures/efficiency.png)",
+            chart("efficiency", "What each method costs to train, to keep and to run", "metrics/efficiency.json"),
             _memory_note(metrics, settings),
             "### Quality against cost",
             table(
@@ -452,7 +470,12 @@ def _analysis(metrics: Metrics, settings: Settings) -> str:
                 "metrics/comparison.json",
                 "with metrics/tests.json and metrics/efficiency.json",
             ),
-            "![Trade-off](figures/trade_off.png)",
+            chart(
+                "trade_off",
+                "Mean difference to the base model against three costs",
+                "metrics/comparison.json",
+                "with metrics/tests.json and metrics/efficiency.json",
+            ),
             f"### {RECOMMENDATIONS}",
             "A method is eligible if it was compared on every benchmark, is significantly worse on none, and lowered "
             "its loss on test rows. DPO's costs include those of the SFT adapter it starts from."
@@ -506,7 +529,7 @@ def _conclusion(metrics: Metrics, settings: Settings) -> str:
     if decided:
         text += ["By the rules above, the figures recommend:", "\n".join(decided)]
     if open_:
-        text.append(f"They do not decide for: {'; '.join(open_)}.")
+        text.append(f"The figures do not decide for: {'; '.join(open_)}.")
     return "\n\n".join([*text, "### Limitations", "\n".join(f"- {line}" for line in _limitations(metrics, settings))])
 
 
@@ -552,11 +575,12 @@ def _reproduction(metrics: Metrics, settings: Settings) -> str:
     packages: dict[str, set[str]] = {}
     machines: set[str] = set()
     for told in stages.values():
-        for name, version in (figure(told, "packages") or {}).items():
-            packages.setdefault(name, set()).add(str(version))
+        versions = {"Python": figure(told, "python"), **(figure(told, "packages") or {})}
+        for name, version in versions.items():
+            packages.setdefault(name, set()).add(str(version or NOT_MEASURED))
         if processor := figure(told, "hardware", "processor"):
             machines.add(", ".join([processor, *(figure(told, "hardware", "accelerators") or [])]))
-    rows = [(name, ", ".join(sorted(versions))) for name, versions in sorted(packages.items())]
+    rows = [(name, ", ".join(sorted(found))) for name, found in sorted(packages.items())]
     return "\n\n".join(
         [
             "```\npip install -c constraints.txt -e .\n"

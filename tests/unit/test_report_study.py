@@ -30,7 +30,7 @@ from tasks.report.metrics import load_metrics, write_metrics
 from tasks.report.recommend import mean_gain, recommendations
 from tasks.report.report import write_report
 from tasks.report.tables import checklist_table, comparison_table
-from tasks.stages import study_stages
+from tasks.stages import VERSIONS, study_stages
 
 QUESTIONS = 240
 SUBJECTS = 12
@@ -80,7 +80,9 @@ def publish(workspace: Workspace, settings: Settings) -> None:
         stage = study_stages(settings, workspace)[name]
         if stage.kind != "report":
             files = [path for path in stage.folder.rglob("*") if path.is_file() and path.name != MANIFEST]
-            write_manifest(stage.folder, stage.require_key(), {}, files, ["cost.json", "speed.json", "*.seconds.json"])
+            known = {name: digest for name, digest in stage.inputs().items() if digest}  # not a hub model's
+            key = StageKey(stage.name, VERSIONS[stage.kind], stage.settings, known)
+            write_manifest(stage.folder, key, {}, files, ["cost.json", "speed.json", "*.seconds.json"])
 
 
 def write_search(workspace: Workspace, method: str) -> None:
