@@ -13,6 +13,7 @@ from tasks.report.words import (
     benchmark_name,
     count,
     duration,
+    given_text,
     method_name,
     number,
     percent,
@@ -31,6 +32,19 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def sourced_table(header: Sequence[str], rows: Sequence[Sequence[str]], file: str, note: str = "") -> str:
+    """A Markdown table, and the file under `evaluation/` that it was made from."""
+    table = markdown(header, rows) if rows else f"{NOT_MEASURED.capitalize()}."
+    return f"{table}\n\nSource: [`{file}`]({file}){f' ({note})' if note else ''}."
+
+
+def refused_lines(told: Row, folder: str) -> list[str]:
+    """Files of `evaluation/<folder>/` that were not used, each with its reason."""
+    refused = told.get("refused") or []
+    lines = [f"- {given_text(one['file'])}: {given_text(one['reason'])}" for one in refused]
+    return ["\n".join([f"Not used, in `{folder}/`:", "", *lines])] if lines else []
 
 
 def plain(header: Sequence[str], rows: Sequence[Sequence[str]], flexible: int) -> str:

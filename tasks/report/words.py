@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from tasks.tune.methods import METHODS
@@ -20,6 +21,11 @@ def method_name(method: str, seed: int | None = None) -> str:
 def benchmark_name(benchmark: str) -> str:
     """A benchmark as people call it."""
     return BENCHMARK_NAMES.get(benchmark, benchmark)
+
+
+def given_text(text: str) -> str:
+    """Text that a person gave, on one line; Markdown shows it as it is written."""
+    return re.sub(r"([\\`*_\[\]<>#&~])", r"\\\1", " ".join(text.split()))
 
 
 def count(value: Any) -> str:
