@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.settings import ModelSettings, Settings
-from storage.files import fingerprint
+from storage.files import fingerprint, sha256_file
 from storage.stages import StageKey, StageState, read_manifest, result_digest, stage_state
 from storage.workspace import Workspace
 from tasks.evaluate.results import BASE, results_folder, study_methods, study_runs, study_seeds
@@ -136,15 +136,18 @@ def study_stages(settings: Settings, workspace: Workspace) -> dict[str, Stage]:
                 "profile": settings.profile,
                 **settings.evaluation.model_dump(include={"permutations", "alpha", "power"}),
             },
-            lambda: {
-                path.relative_to(workspace.root).as_posix(): _content(path)
-                for path in [
-                    workspace.raw,
-                    workspace.filtered,
-                    workspace.preference,
-                    *(stage.folder for stage in stages if stage.kind in ("search", "tune", "evaluate")),
-                ]
-            },
+            lambda: (
+                {
+                    path.relative_to(workspace.root).as_posix(): _content(path)
+                    for path in [
+                        workspace.raw,
+                        workspace.filtered,
+                        workspace.preference,
+                        *(stage.folder for stage in stages if stage.kind in ("search", "tune", "evaluate")),
+                    ]
+                }
+                | {f"evaluation/{name}": _given(workspace.evaluation / name) for name in ("human", "attached")}
+            ),
         )
     )
     return {stage.name: stage for stage in stages}
@@ -210,8 +213,8 @@ def _evaluate_stage(method: str, seed: int, settings: Settings, workspace: Works
             read[f"models/{method}"] = result_digest(workspace.adapter(method, seed))
         return read
 
-    statistics = {"permutations", "alpha", "power"}
-    own = settings.evaluation.model_dump(mode="json", exclude=statistics) | {
+    read_later = {"permutations", "alpha", "power", "human_pairs"}
+    own = settings.evaluation.model_dump(mode="json", exclude=read_later) | {
         "seed": settings.seed,  # of the questions drawn: the same for every model
         "reserved_tokens": settings.tuning.longest_soft_prompt,
     }
@@ -234,6 +237,11 @@ def _content(folder: Path) -> str | None:
     """Results and measurements: the report shows both."""
     manifest = read_manifest(folder)
     return fingerprint([manifest["outputs"], manifest["measurements"]]) if manifest else None
+
+
+def _given(folder: Path) -> str:
+    """Ratings and results that a person may put there at any time."""
+    return fingerprint({path.name: sha256_file(path) for path in folder.glob("*.json") if path.is_file()})
 
 
 def _dump(section: Any) -> dict[str, Any]:
