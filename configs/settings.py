@@ -357,6 +357,9 @@ class EvaluationSettings(Section):
         0.05, description="family-wise error rate; intervals cover 1-alpha"
     )
     power: Annotated[float, Field(gt=0, lt=1)] = Field(0.8, description="power of the minimal detectable difference")
+    human_pairs: Positive = Field(
+        50, description="held-out instructions on the page that people rate, the same for every method [instructions]"
+    )
 
 
 class TargetSettings(Section):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.settings import ModelSettings, Settings
-from storage.files import fingerprint
+from storage.files import fingerprint, sha256_file
 from storage.stages import StageKey, StageState, read_manifest, result_digest, stage_state
 from storage.workspace import Workspace
 from tasks.evaluate.results import BASE, answers_folder, results_folder, study_methods, study_runs, study_seeds
@@ -147,14 +147,17 @@ def study_stages(settings: Settings, workspace: Workspace) -> dict[str, Stage]:
                 "profile": settings.profile,
                 **settings.evaluation.model_dump(include={"permutations", "alpha", "power"}),
             },
-            lambda: _whatever_is_published(
-                [
-                    workspace.raw,
-                    workspace.filtered,
-                    workspace.preference,
-                    *(stage.folder for stage in stages if stage.kind in ("search", "tune", "evaluate", "judge")),
-                ],
-                workspace,
+            lambda: (
+                _whatever_is_published(
+                    [
+                        workspace.raw,
+                        workspace.filtered,
+                        workspace.preference,
+                        *(stage.folder for stage in stages if stage.kind in ("search", "tune", "evaluate", "judge")),
+                    ],
+                    workspace,
+                )
+                | {f"evaluation/{name}": _given(workspace.evaluation / name) for name in ("human", "attached")}
             ),
         )
     )
@@ -221,7 +224,7 @@ def _evaluate_stage(method: str, seed: int, settings: Settings, workspace: Works
             read[f"models/{method}"] = result_digest(workspace.adapter(method, seed))
         return read
 
-    elsewhere = {"permutations", "alpha", "power", "answer_rows", "answer_max_new_tokens"}
+    elsewhere = {"permutations", "alpha", "power", "answer_rows", "answer_max_new_tokens", "human_pairs"}
     own = settings.evaluation.model_dump(mode="json", exclude=elsewhere) | {
         "seed": settings.seed,  # of the questions drawn: the same for every model
         "reserved_tokens": settings.tuning.longest_soft_prompt,
@@ -269,6 +272,11 @@ def _whatever_is_published(folders: list[Path], workspace: Workspace) -> dict[st
     if any(content.values()):
         return {name: digest or NOT_THERE for name, digest in content.items()}
     return content
+
+
+def _given(folder: Path) -> str:
+    """Ratings and results that a person may put there at any time."""
+    return fingerprint({path.name: sha256_file(path) for path in folder.glob("*.json") if path.is_file()})
 
 
 def _dump(section: Any) -> dict[str, Any]:

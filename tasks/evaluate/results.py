@@ -60,6 +60,11 @@ def answers_folder(workspace: Workspace, method: str, seed: int = 0) -> Path:
     return workspace.evaluation / "answers" / results_folder(workspace, method, seed).name
 
 
+def answers_file(workspace: Workspace, method: str, seed: int = 0) -> Path:
+    """These answers, a row an instruction."""
+    return answers_folder(workspace, method, seed) / ANSWERS
+
+
 def evaluation_parts(settings: Settings) -> list[str]:
     """What is asked of every model, the speed last, after which its process has nothing left to do."""
     evaluation = settings.evaluation

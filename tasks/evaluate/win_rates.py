@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from configs.settings import Settings
 from storage.files import read_jsonl
 from storage.workspace import Workspace
-from tasks.evaluate.results import ANSWERS, BASE, answers_folder, study_methods, study_seeds
+from tasks.evaluate.results import BASE, answers_file, study_methods, study_seeds
 from tasks.evaluate.statistics import cluster_sums, estimate, holm, sign_flip_p
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def _figures(runs: list[dict[str, Answer]], base: dict[str, Answer], settings: S
 
 def _answers(workspace: Workspace, method: str, seed: int) -> dict[str, Answer] | None:
     try:
-        rows = read_jsonl(answers_folder(workspace, method, seed) / ANSWERS)
+        rows = read_jsonl(answers_file(workspace, method, seed))
         return {row["id"]: row for row in rows}
     except (OSError, ValueError, KeyError, TypeError):
         return None

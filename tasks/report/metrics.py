@@ -6,6 +6,7 @@
 | `comparison.json` | scores, and paired contrasts with the base model |
 | `tests.json` | questions, clusters and the second test behind each contrast; results not used, and why |
 | `win_rates.json` | how often the reward model prefers a method's answers to the base model's |
+| `human.json`, `attached.json` | ratings by people, and results put beside the study; null where there are none |
 | `forgetting.json` | loss on general text against the base model's; null where the study does not ask |
 | `dataset.json` | counts, drops, margins and formats, counted from the published rows; the stages' own statistics |
 | `training.json` | each run's metrics.json and cost.json; each search for a learning rate |
@@ -27,6 +28,8 @@ from tasks.evaluate.compare import build_comparison, build_efficiency, figure
 from tasks.evaluate.forgetting import build_forgetting
 from tasks.evaluate.results import BASE, load_json, results_folder, study_runs
 from tasks.evaluate.win_rates import build_win_rates
+from tasks.human.ratings import build_human
+from tasks.report.attached import build_attached
 from tasks.stages import study_stages
 from tasks.tune.rates import SEARCH
 
@@ -72,6 +75,8 @@ def write_metrics(workspace: Workspace, settings: Settings) -> dict[str, Any]:
         "tests": tests | {"refused": refused},
         "win_rates": build_win_rates(workspace, settings, answers),
         "forgetting": build_forgetting(workspace, settings, results),
+        "human": build_human(workspace, settings),
+        "attached": build_attached(workspace, settings),
         "dataset": build_dataset(workspace),
         "training": build_training(workspace, settings, adapters),
         "provenance": build_provenance(workspace, settings),

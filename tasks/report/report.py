@@ -11,8 +11,10 @@ from storage.files import write_text
 from storage.workspace import Workspace
 from tasks.evaluate.compare import figure, verdict
 from tasks.evaluate.results import BASE, TUNED, study_methods, study_seeds
+from tasks.report.attached import attached_section
 from tasks.report.beyond import forgetting_section, refused_section, win_rate_section
 from tasks.report.checklist import RECOMMENDATIONS, SECTIONS, write_checklist
+from tasks.report.human import human_section
 from tasks.report.metrics import load_metrics, write_metrics
 from tasks.report.recommend import mean_gain, recommendations
 from tasks.report.tables import (
@@ -44,7 +46,7 @@ from tasks.tune.methods import METHODS
 __all__ = ["render_report", "write_metrics", "write_report"]
 
 NAMES = (
-    *("comparison", "efficiency", "tests", "win_rates", "forgetting"),
+    *("comparison", "efficiency", "tests", "win_rates", "forgetting", "human", "attached"),
     *("dataset", "training", "provenance", "checklist"),
 )
 RULES = {
@@ -409,11 +411,18 @@ def _results(metrics: Metrics, settings: Settings) -> str:
                 "metrics/tests.json",
             ),
             *_few_clusters(metrics),
-            win_rate_section(metrics, settings),
-            forgetting_section(metrics),
-            refused_section(metrics),
+            *filter(
+                None,
+                (
+                    win_rate_section(metrics, settings),
+                    forgetting_section(metrics),
+                    human_section(metrics, settings),
+                    attached_section(metrics, settings),
+                    refused_section(metrics),
+                ),
+            ),
         ]
-    ).rstrip()
+    )
 
 
 def _few_clusters(metrics: Metrics) -> list[str]:
@@ -537,14 +546,16 @@ def _limitations(metrics: Metrics, settings: Settings) -> list[str]:
     scores = figure(metrics["comparison"], "scores") or []
     seeds = {row["seed"] for row in scores if row["method"] != BASE and row["value"] is not None}
     lines = [
-        "All training data is synthetic and English; a model wrote it, a model scored it, and no person rated it.",
+        "All training data is synthetic and English; a model wrote it, a model scored it, and no person read it."
+        + ("" if figure(metrics["human"], "raters") else " No person rated the models' answers."),
         f"Trained with {len(seeds)} seed{'s' * (len(seeds) != 1)}: the intervals hold for new questions"
         + (", not for another training run." if len(seeds) < 2 else "; seeds are averaged."),
         "The learning rates were chosen on the validation rows among few candidates; nothing else was."
         if settings.tuning.sft.search_rates
         else "The learning rates are the profile's; none was searched for on validation data, so a method may be shown "
         "below its best.",
-        "Whether the responses are factually right and harmless was not measured.",
+        "Whether the training responses are factually right was not measured, nor whether they are harmless beyond "
+        "the safety rule.",
     ]
     if settings.world:
         lines.insert(

@@ -76,6 +76,13 @@ def _source(file: str, note: str) -> str:
     return f"Source: [`{file}`]({file}){f' ({note})' if note else ''}."
 
 
+def refused_lines(told: Row, folder: str) -> list[str]:
+    """Files of `evaluation/<folder>/` that were not used, each with its reason."""
+    refused = told.get("refused") or []
+    lines = [f"- {escape(one['file'])}: {escape(one['reason'])}" for one in refused]
+    return ["\n".join([f"Not used, in `{folder}/`:", "", *lines])] if lines else []
+
+
 def plain(header: Sequence[str], rows: Sequence[Sequence[str]], flexible: int) -> str:
     """A plain text table no wider than 100 columns; the `flexible` column is wrapped, and headings between words."""
     widths = [max(*map(len, title.split()), *(len(row[column]) for row in rows)) for column, title in enumerate(header)]

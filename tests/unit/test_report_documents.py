@@ -173,7 +173,7 @@ def test_a_missing_figure_is_not_measured(copy: Workspace) -> None:
     text = write_html(copy).read_text(encoding="utf-8")
     assert "<figcaption>not measured: Benchmark scores" in text and text.count("data:image/png;base64,") == 7
     captions = ["".join(texts(figure["caption"]["body"])) for figure in found(copy, "figure")]
-    assert len(captions) == 7 and captions[3].startswith("not measured: Benchmark scores")
+    assert len(captions) == 8 and captions[3].startswith("not measured: Benchmark scores")
     assert write_pdf(copy).read_bytes().startswith(b"%PDF")
 
 
