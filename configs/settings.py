@@ -347,11 +347,19 @@ class EvaluationSettings(Section):
     speed_new_tokens: Positive = Field(128, description="length of the inference speed measurement [tokens]")
     speed_rows: Positive = Field(8, description="prompts in the inference speed measurement [rows]")
     speed_repeats: Positive = Field(5, description="timed repeats of it, after a warm-up; the median counts [runs]")
+    forgetting: BenchmarkSettings | None = Field(
+        None, description="general text whose loss shows what a method forgot; none is not measured"
+    )
+    answer_rows: Positive = Field(200, description="held-out instructions each model answers, for win rates [rows]")
+    answer_max_new_tokens: Positive = Field(512, description="longest of these answers [tokens]")
     permutations: Positive = Field(20_000, description="sign patterns drawn where there are too many to try all")
     alpha: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.05, description="family-wise error rate; intervals cover 1-alpha"
     )
     power: Annotated[float, Field(gt=0, lt=1)] = Field(0.8, description="power of the minimal detectable difference")
+    human_pairs: Positive = Field(
+        50, description="held-out instructions on the page that people rate, the same for every method [instructions]"
+    )
 
 
 class TargetSettings(Section):

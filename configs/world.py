@@ -109,3 +109,6 @@ class WorldSettings(_Section):
     reward_heldout: int = Field(default=400, ge=8, description="Held-out pairs the reward model is measured on (count)")
     questions_per_subject: int = Field(default=48, ge=4, description="MMLU-style questions in each subject (count)")
     questions: int = Field(default=204, ge=4, description="Questions in each of the other benchmarks (count)")
+    pages: int = Field(
+        default=60, ge=2, description="Pages of plain text, like the base's, that measure forgetting (count)"
+    )

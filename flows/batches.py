@@ -82,6 +82,7 @@ def run_units(
     *,
     meter: Callable[[], Mapping[str, int]] | None = None,
     stop: Callable[[], bool] = never,
+    failures: dict[str, str] | None = None,
 ) -> bool:
     """Run a function once a unit, as many at once as the flow's task runner takes, and hold each against the disk.
 
@@ -95,6 +96,7 @@ def run_units(
         size_unit: what a unit's size counts.
         meter: `rows` and `tokens` that an engine has done so far, unfinished units included.
         stop: when it turns true, no further unit is begun; those under way end.
+        failures: takes the message of each unit that fails, by its name, instead of the first one ending the run.
 
     Returns:
         Whether every unit is on disk.
@@ -124,14 +126,24 @@ def run_units(
                 progress.show(done + _partial(running[position:]), _notes(running[position:]))
             if future.wrapped_future.cancelled():
                 continue
-            future.result()
-            if unit.on_disk() is None:
-                _submit(task, unit, [], refresh=True).result()
-            if unit.on_disk() is None:
-                raise IncompleteError(f"{unit.name} ended, but its file is absent or fails its checksum")
+            try:
+                _require(task, unit, future)
+            except Exception as error:
+                if failures is None:
+                    raise
+                failures[unit.name] = f"{type(error).__name__}: {error}"
             done += unit.size
             progress.show(done + _partial(running[position + 1 :]), _notes(running[position + 1 :]))
-        return not any(future.wrapped_future.cancelled() for future in futures.values())
+        return not failures and not any(future.wrapped_future.cancelled() for future in futures.values())
+
+
+def _require(task: Task[..., Any], unit: Unit, future: PrefectConcurrentFuture[Any]) -> None:
+    """A unit's result on disk, or its failure."""
+    future.result()
+    if unit.on_disk() is None:
+        _submit(task, unit, [], refresh=True).result()
+    if unit.on_disk() is None:
+        raise IncompleteError(f"{unit.name} ended, but its file is absent or fails its checksum")
 
 
 def at_once(tasks: int) -> Any:

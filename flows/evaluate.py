@@ -19,6 +19,10 @@ from tasks.models import resolve_revision
 from tasks.stages import study_stages
 
 
+class IncompleteEvaluationError(RuntimeError):
+    """Some benchmarks failed; all others are published, and the report shows these as missing."""
+
+
 @flow(
     name="evaluate",
     flow_run_name="evaluate-{settings.profile}-{settings.seed}",
@@ -32,6 +36,7 @@ def evaluate(settings: Settings, workspace: Path) -> None:
     stages = study_stages(settings, place).values()
     waiting = [stage for stage in stages if stage.kind == "evaluate" and not stage.state().done]
     size = settings.hardware.workers
+    failures: dict[str, str] = {}
     for group in [waiting[i : i + size] for i in range(0, len(waiting), size)]:
         works = [MethodWork(settings, place, stage, revision) for stage in group]
         try:
@@ -41,12 +46,16 @@ def evaluate(settings: Settings, workspace: Path) -> None:
                 for part in work.parts
             ]
             label = "evaluate " + " and ".join(work.name for work in works)
-            run_units(evaluate_benchmark, units, place.state / "prefect", label, "benchmark")
+            run_units(evaluate_benchmark, units, place.state / "prefect", label, "benchmark", failures=failures)
         finally:
             for work in works:
                 work.close()
         for work in works:
-            work.publish()
+            own = {part: failures[f"{work.name}-{part}"] for part in work.parts if f"{work.name}-{part}" in failures}
+            work.publish(own)
+    if failures:
+        told = "\n".join(f"  {name}: {message.splitlines()[0]}" for name, message in failures.items())
+        raise IncompleteEvaluationError(f"{len(failures)} failed, and are shown as missing until they succeed:\n{told}")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from flows.cli import run
 from flows.evaluate import evaluate
 from flows.filter import filter_rows
 from flows.generate import generate
+from flows.judge import judge
 from flows.prefer import prefer
 from flows.report import report
 from flows.tune import tune
@@ -27,14 +28,21 @@ from tasks.report.tables import checklist_table, comparison_table
 
 @flow(name="full-pipeline", flow_run_name="full-pipeline-{settings.profile}-{settings.seed}", persist_result=False)
 def full_pipeline(settings: Settings, workspace: Path) -> None:
-    """Run the whole study: generate, filter, prefer, tune, evaluate, report."""
+    """Run the whole study: generate, filter, prefer, tune, evaluate, judge, report."""
     generate(settings, workspace)
     filter_rows(settings, workspace)
     prefer(settings, workspace)
     tune(settings, workspace)
-    evaluate(settings, workspace)
+    failures = []
+    for measure in (evaluate, judge):
+        try:
+            measure(settings, workspace)
+        except Exception as error:  # noqa: BLE001 - told below, once the report shows what was measured
+            failures.append(error)
     report(settings, workspace)
     show_results(settings, Workspace(workspace))
+    if failures:
+        raise failures[0]
 
 
 def show_results(settings: Settings, workspace: Workspace) -> None:

@@ -84,7 +84,7 @@ def respond_and_score(settings: Settings, workspace: Path, asked: dict[str, int]
         for responder in responders
         for row, answer in zip(instructions, _answers(settings, place, texts, responder, instructions), strict=True)
     ]
-    return _score(settings, place, responses)
+    return scored(settings, place, responses)
 
 
 def _respond(settings: Settings, place: Workspace, texts: dict[str, str], group: list[ModelSettings]) -> None:
@@ -125,7 +125,8 @@ def _response_store(settings: Settings, place: Workspace, responder: ModelSettin
     return magpie.response_store(place, settings.preference.sampling, settings.seed, identity)
 
 
-def _score(settings: Settings, place: Workspace, responses: list[Row]) -> list[Row]:
+def scored(settings: Settings, place: Workspace, responses: list[Row]) -> list[Row]:
+    """Rows with their `score`, null for an empty output; what the reward model scored before is not scored again."""
     reward = settings.models.reward
     store = RowStore(place.state / "rows" / f"scores-{fingerprint(score_key(str(model_identity(reward, place))))}")
     by_id = {score_id(row): row for row in responses if row["output"]}

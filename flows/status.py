@@ -23,10 +23,10 @@ def status(settings: Settings, workspace: Workspace) -> list[dict[str, Any]]:
     for name, stage in study_stages(settings, workspace).items():
         held = stage.state()
         done, total, unit = stage_progress(stage, settings, workspace, held.done)
-        state = "done" if held.done else "stale" if held.reasons else "partial" if done else "missing"
-        rows.append(
-            {"stage": name, "state": state, "done": done, "total": total, "unit": unit, "reasons": held.reasons}
-        )
+        partial = done or held.failures
+        state = "done" if held.done else "stale" if held.reasons else "partial" if partial else "missing"
+        reasons = held.reasons + [f"{part} failed: {why}" for part, why in held.failures.items()]
+        rows.append({"stage": name, "state": state, "done": done, "total": total, "unit": unit, "reasons": reasons})
     return rows
 
 

@@ -39,11 +39,17 @@ class StageState:
 
     done: bool
     reasons: list[str] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+    """Parts that a stage was published without, and why: what is there holds if there are no reasons."""
 
 
 @contextmanager
 def publishing(
-    folder: Path, key: StageKey, provenance: Mapping[str, Any], measurements: Sequence[str] = ()
+    folder: Path,
+    key: StageKey,
+    provenance: Mapping[str, Any],
+    measurements: Sequence[str] = (),
+    failures: Mapping[str, str] | None = None,
 ) -> Iterator[Path]:
     """Yield an empty folder that, with a manifest of all its files, replaces `folder` when the block ends well.
 
@@ -53,10 +59,12 @@ def publishing(
         provenance: seed, whole settings, package versions, hardware.
         measurements: patterns of the files that hold durations and the like: checked, but not what identifies the
             stage's result, since two equal runs differ in them.
+        failures: parts that are not among the files, and why; the stage is then not done.
     """
     with folder_aside(folder) as aside:
         yield aside
-        write_manifest(aside, key, provenance, [path for path in aside.rglob("*") if path.is_file()], measurements)
+        files = [path for path in aside.rglob("*") if path.is_file()]
+        write_manifest(aside, key, provenance, files, measurements, failures)
 
 
 def write_manifest(
@@ -65,6 +73,7 @@ def write_manifest(
     provenance: Mapping[str, Any],
     files: Iterable[Path],
     measurements: Sequence[str] = (),
+    failures: Mapping[str, str] | None = None,
 ) -> None:
     """Write `folder/manifest.json` over files that lie in it already; see `publishing`."""
     described: dict[bool, dict[str, Any]] = {True: {}, False: {}}
@@ -80,6 +89,7 @@ def write_manifest(
         "outputs": described[False],
         "measurements": described[True],
         "provenance": dict(provenance),
+        **({"failures": dict(failures)} if failures else {}),
     }
     write_json(folder / MANIFEST, manifest)
 
@@ -106,19 +116,36 @@ def stage_state(folder: Path, key: StageKey) -> StageState:
     manifest = read_manifest(folder)
     if manifest is None:
         return StageState(False)
-    reasons = []
-    if manifest["fingerprint"] != key.fingerprint:
+    gone = [f"{name} is gone" for name in _entries(manifest) if not (folder / name).is_file()]
+    reasons, failures = doubts(folder, key) + gone, manifest.get("failures", {})
+    return StageState(not reasons and not failures, reasons, failures)
+
+
+def doubts(folder: Path, key: StageKey | None) -> list[str]:
+    """Why the files of a folder must not be taken for the key's result: they are stale, altered or somebody else's.
+
+    Without a key, since an input is missing, they are held against their own manifest only. A file that is gone casts
+    no doubt on the others.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        foreign = folder.is_dir() and any(folder.iterdir())
+        return ["no manifest.json says what it was made from"] if foreign else []
+    found = []
+    if key and manifest["fingerprint"] != key.fingerprint:
         if manifest["version"] != key.version:
-            reasons.append(f"code version {manifest['version']} → {key.version}")
-        reasons += _changes("", manifest["settings"], key.settings)
-        reasons += [f"input {name} changed" for name in _different(manifest["inputs"], key.inputs)]
-    for name, entry in (manifest["outputs"] | manifest["measurements"]).items():
+            found.append(f"code version {manifest['version']} → {key.version}")
+        found += _changes("", manifest["settings"], key.settings)
+        found += [f"input {name} changed" for name in _different(manifest["inputs"], key.inputs)]
+    for name, entry in _entries(manifest).items():
         path = folder / name
-        if not path.is_file():
-            reasons.append(f"{name} is gone")
-        elif path.stat().st_size != entry["bytes"] or sha256_file(path) != entry["sha256"]:
-            reasons.append(f"{name} fails its checksum")
-    return StageState(not reasons, reasons)
+        if path.is_file() and (path.stat().st_size != entry["bytes"] or sha256_file(path) != entry["sha256"]):
+            found.append(f"{name} fails its checksum")
+    return found
+
+
+def _entries(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(manifest["outputs"] | manifest["measurements"])
 
 
 def _describe(path: Path) -> dict[str, Any]:

@@ -6,7 +6,8 @@ from configs.settings import Settings
 from storage.checkpoints import checkpoint_step, newest_checkpoint
 from storage.seals import read_seal
 from storage.workspace import Workspace
-from tasks.evaluate.results import unpublished_results
+from tasks.evaluate.answers import answer_store
+from tasks.evaluate.results import part_folder
 from tasks.generate import rows as magpie
 from tasks.models import model_identity
 from tasks.stages import Stage
@@ -27,6 +28,7 @@ def stage_progress(stage: Stage, settings: Settings, workspace: Workspace, done:
         "search": _candidates,
         "tune": _steps,
         "evaluate": _benchmarks,
+        "judge": _answers,
     }.get(stage.kind)
     return (min(counted(stage, settings, workspace), total) if counted else 0), total, unit
 
@@ -43,6 +45,8 @@ def _total(stage: Stage, settings: Settings) -> tuple[int, str]:
             return training_steps(stage.method, settings.tuning.methods[stage.method], settings), "optimizer steps kept"
         case "evaluate":
             return len(settings.evaluation.benchmarks), "benchmarks"
+        case "judge":
+            return settings.evaluation.answer_rows, "held-out instructions answered"
         case _:
             return 1, "stage"
 
@@ -80,5 +84,10 @@ def _benchmarks(stage: Stage, settings: Settings, workspace: Workspace) -> int:
     key = stage.key()
     if key is None:
         return 0
-    folder = unpublished_results(workspace, key)
-    return sum(read_seal(folder / benchmark) is not None for benchmark in settings.evaluation.benchmarks)
+    return sum(
+        read_seal(part_folder(workspace, key, benchmark)) is not None for benchmark in settings.evaluation.benchmarks
+    )
+
+
+def _answers(stage: Stage, settings: Settings, workspace: Workspace) -> int:
+    return 0 if stage.key() is None else len(answer_store(settings, workspace, stage).rows())

@@ -9,16 +9,26 @@ from pathlib import Path
 from typing import Any
 
 from configs.settings import ModelSettings, Settings
-from storage.files import fingerprint
+from storage.files import fingerprint, sha256_file
 from storage.stages import StageKey, StageState, read_manifest, result_digest, stage_state
 from storage.workspace import Workspace
-from tasks.evaluate.results import BASE, results_folder, study_methods, study_runs, study_seeds
+from tasks.evaluate.results import BASE, answers_folder, results_folder, study_methods, study_runs, study_seeds
 from tasks.models import model_identity, world_benchmarks_identity
 from tasks.tune.plan import MEMORY_SETTINGS
 from tasks.tune.rates import chosen_rate
 
 # Raise a stage's version when its code gives other results for the same inputs.
-VERSIONS = {"world": 1, "generate": 2, "filter": 3, "prefer": 2, "search": 1, "tune": 2, "evaluate": 1, "report": 3}
+VERSIONS = {
+    "world": 1,
+    "generate": 2,
+    "filter": 3,
+    "prefer": 2,
+    "search": 1,
+    "tune": 2,
+    "evaluate": 2,
+    "judge": 1,
+    "report": 4,
+}
 
 
 @dataclass(frozen=True)
@@ -126,6 +136,7 @@ def study_stages(settings: Settings, workspace: Workspace) -> dict[str, Stage]:
             stages.append(_search_stage(method, settings, workspace))
         stages += [_tune_stage(method, one, settings, workspace) for one in study_seeds(settings)]
     stages += [_evaluate_stage(method, one, settings, workspace) for method, one in study_runs(settings)]
+    stages += [_judge_stage(method, one, settings, workspace) for method, one in study_runs(settings)]
     stages.append(
         Stage(
             "report",
@@ -136,15 +147,18 @@ def study_stages(settings: Settings, workspace: Workspace) -> dict[str, Stage]:
                 "profile": settings.profile,
                 **settings.evaluation.model_dump(include={"permutations", "alpha", "power"}),
             },
-            lambda: {
-                path.relative_to(workspace.root).as_posix(): _content(path)
-                for path in [
-                    workspace.raw,
-                    workspace.filtered,
-                    workspace.preference,
-                    *(stage.folder for stage in stages if stage.kind in ("search", "tune", "evaluate")),
-                ]
-            },
+            lambda: (
+                _whatever_is_published(
+                    [
+                        workspace.raw,
+                        workspace.filtered,
+                        workspace.preference,
+                        *(stage.folder for stage in stages if stage.kind in ("search", "tune", "evaluate", "judge")),
+                    ],
+                    workspace,
+                )
+                | {f"evaluation/{name}": _given(workspace.evaluation / name) for name in ("human", "attached")}
+            ),
         )
     )
     return {stage.name: stage for stage in stages}
@@ -210,13 +224,29 @@ def _evaluate_stage(method: str, seed: int, settings: Settings, workspace: Works
             read[f"models/{method}"] = result_digest(workspace.adapter(method, seed))
         return read
 
-    statistics = {"permutations", "alpha", "power"}
-    own = settings.evaluation.model_dump(mode="json", exclude=statistics) | {
+    elsewhere = {"permutations", "alpha", "power", "answer_rows", "answer_max_new_tokens", "human_pairs"}
+    own = settings.evaluation.model_dump(mode="json", exclude=elsewhere) | {
         "seed": settings.seed,  # of the questions drawn: the same for every model
         "reserved_tokens": settings.tuning.longest_soft_prompt,
     }
     name = _with_seed(f"evaluate-{method}", seed, settings)
     return Stage(name, "evaluate", results_folder(workspace, method, seed), own, inputs, method, seed)
+
+
+def _judge_stage(method: str, seed: int, settings: Settings, workspace: Workspace) -> Stage:
+    def inputs() -> dict[str, str | None]:
+        read: dict[str, str | None] = {
+            "the base model": model_identity(settings.models.base, workspace),
+            "the reward model": model_identity(settings.models.reward, workspace),
+            workspace.relative(workspace.filtered): _files(workspace.filtered, "test.jsonl"),
+        }
+        if method != BASE:
+            read[f"models/{method}"] = result_digest(workspace.adapter(method, seed))
+        return read
+
+    own = settings.evaluation.model_dump(mode="json", include={"answer_rows", "answer_max_new_tokens", "batch_size"})
+    name = _with_seed(f"judge-{method}", seed, settings)
+    return Stage(name, "judge", answers_folder(workspace, method, seed), own, inputs, method, seed)
 
 
 def _with_seed(name: str, seed: int, settings: Settings) -> str:
@@ -234,6 +264,19 @@ def _content(folder: Path) -> str | None:
     """Results and measurements: the report shows both."""
     manifest = read_manifest(folder)
     return fingerprint([manifest["outputs"], manifest["measurements"]]) if manifest else None
+
+
+def _whatever_is_published(folders: list[Path], workspace: Workspace) -> dict[str, str | None]:
+    """A report shows what is there, and the rest as missing; nothing at all is no study."""
+    content = {workspace.relative(folder): _content(folder) for folder in folders}
+    if any(content.values()):
+        return {name: digest or NOT_THERE for name, digest in content.items()}
+    return content
+
+
+def _given(folder: Path) -> str:
+    """Ratings and results that a person may put there at any time."""
+    return fingerprint({path.name: sha256_file(path) for path in folder.glob("*.json") if path.is_file()})
 
 
 def _dump(section: Any) -> dict[str, Any]:

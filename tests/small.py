@@ -17,6 +17,7 @@ SMALL = [
     *("--filter.train_rows", "24", "--filter.val_rows", "8", "--filter.group_similarity", "0.7"),
     *("--preference.pairs", "12", "--preference.train_pairs", "8", "--preference.val_pairs", "2"),
     *("--tuning.checkpoint_steps", "4", "--evaluation.speed_new_tokens", "8", "--evaluation.speed_repeats", "2"),
+    *("--world.pages", "4", "--evaluation.answer_rows", "6", "--evaluation.answer_max_new_tokens", "24"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""The world's four benchmarks: questions as JSON lines, and lm-eval tasks that are the stock ones over this data.
+"""The world's benchmarks: questions and pages as JSON lines, and lm-eval tasks that are the stock ones over this data.
 
 The questions ask about examined entities and beliefs, which training text states but never asks about, in wordings that
 training text never uses. `forms()` lists both sides' wordings for the test that holds them apart.
@@ -13,7 +13,7 @@ from tasks.demo.facts import Belief, Entity
 from tasks.demo.lexicon import KINDS, NAMES, PROCEDURES, Procedure, third_person
 from tasks.demo.models import folder
 from tasks.demo.plain import options
-from tasks.demo.text import world_of
+from tasks.demo.text import plain_documents, take, world_of
 
 MMLU_FORMS = ("Of these, which is the {noun} of {e}?", "Which one is the {noun} of {e}?")
 ARC_FORMS = ("Which {noun} does {e} have?", "Who can tell the {noun} of {e}?")
@@ -29,13 +29,15 @@ TRUTHFUL_FORMS = (
 )
 SCENE_FORMS = ("{name} has to {task}. {done}.", "{name} and friends are here to {task}: {done}.")
 
-MMLU, HELLASWAG, ARC, MC1, MC2 = (
+MMLU, HELLASWAG, ARC, MC1, MC2, TEXT = (
     "demo_mmlu",
     "demo_hellaswag",
     "demo_arc_easy",
     "demo_truthfulqa_mc1",
     "demo_truthfulqa_mc2",
+    "demo_text",
 )
+DOCUMENTS_A_PAGE = 8
 
 
 def write_benchmarks(world: str, settings: dict[str, Any], seed: int) -> dict[str, int]:
@@ -82,6 +84,11 @@ def benchmark_rows(settings: dict[str, Any], seed: int) -> dict[str, list[dict[s
         _truthful(b, form, beliefs, rng)
         for b, form in rng.sample(asked_beliefs, min(settings["questions"], len(asked_beliefs)))
     ]
+    documents = take(plain_documents(settings, seed, "pages"), DOCUMENTS_A_PAGE * settings["pages"])
+    files["text"] = [
+        {"page": "\n".join(documents[start : start + DOCUMENTS_A_PAGE])}
+        for start in range(0, len(documents), DOCUMENTS_A_PAGE)
+    ]
     return files
 
 
@@ -125,7 +132,8 @@ def write_tasks(world: Path, out: Path) -> list[str]:
     task(ARC, "arc/arc_easy.yaml", {"test": "arc_easy"}, training_split=None, validation_split=None, tag=[])
     for name, metric in ((MC1, "mc1"), (MC2, "mc2")):
         task(name, f"truthfulqa/truthfulqa_{metric}.yaml", {"validation": "truthfulqa"}, tag=[])
-    return [MMLU, HELLASWAG, ARC, MC1, MC2]
+    task(TEXT, "wikitext/wikitext.yaml", {"test": "text"}, training_split=None, validation_split=None)
+    return [MMLU, HELLASWAG, ARC, MC1, MC2, TEXT]
 
 
 def _ask(form: str, entity: Entity, relation: int) -> str:

@@ -6,7 +6,7 @@ Every figure is read from a published file; one that is not there is None, never
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from configs.settings import BenchmarkSettings, Settings
@@ -22,13 +22,20 @@ CONTRAST_FIGURES = ("difference", "low", "high", "p", "p_holm", "mde")
 TEST_FIGURES = ("questions", "clusters", "unpaired", "changed", "stderr", "p_mcnemar")
 
 
-def build_comparison(workspace: Workspace, settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
+def build_comparison(
+    workspace: Workspace, settings: Settings, refused: Collection[tuple[str, int]] = ()
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """`comparison.json`, each method's scores and its paired differences to the base model, and `tests.json`.
 
     The second says on how many questions and clusters each contrast rests, and gives the test beside the primary one.
+
+    Args:
+        workspace: with `evaluation/results/`.
+        settings: whose methods, seeds and benchmarks are read.
+        refused: method and seed of results that must not be used.
     """
     read = {
-        (method, seed, name): _answers(workspace, method, seed, name, benchmark)
+        (method, seed, name): None if (method, seed) in refused else _answers(workspace, method, seed, name, benchmark)
         for method, seed in study_runs(settings)
         for name, benchmark in settings.evaluation.benchmarks.items()
     }
@@ -42,8 +49,15 @@ def build_comparison(workspace: Workspace, settings: Settings) -> tuple[dict[str
     }
 
 
-def build_efficiency(workspace: Workspace, settings: Settings) -> dict[str, Any]:
+def build_efficiency(
+    workspace: Workspace,
+    settings: Settings,
+    refused: Collection[tuple[str, int]] = (),
+    refused_adapters: Collection[tuple[str, int]] = (),
+) -> dict[str, Any]:
     """`efficiency.json`: a run a method and seed; the base model's run has no training figures.
+
+    Figures from results that are `refused`, or from such an adapter, are None.
 
     How each figure was measured:
         trainable_parameters: elements that take a gradient; total_parameters: weights of the base model, each of
@@ -61,11 +75,12 @@ def build_efficiency(workspace: Workspace, settings: Settings) -> dict[str, Any]
     """
     runs = []
     for method, seed in study_runs(settings):
+        used, trained = (method, seed) not in refused, (method, seed) not in refused_adapters
         folder = workspace.adapter(method, seed)
-        metrics = load_json(folder / "metrics.json") if method != BASE else None
-        cost = load_json(folder / "cost.json") if method != BASE else None
+        metrics = load_json(folder / "metrics.json") if trained and method != BASE else None
+        cost = load_json(folder / "cost.json") if trained and method != BASE else None
         results = results_folder(workspace, method, seed)
-        speed = load_json(results / SPEED)
+        speed = load_json(results / SPEED) if used else None
         memory = figure(cost, "peak_memory_bytes")
         memory = memory if isinstance(memory, Mapping) else {"allocated": memory}
         seconds = [
@@ -90,7 +105,7 @@ def build_efficiency(workspace: Workspace, settings: Settings) -> dict[str, Any]
                 "train_tokens_per_second": figure(cost, "train_tokens_per_second"),
                 "inference_tokens_per_second": figure(speed, "tokens_per_second"),
                 "inference_tokens_per_second_merged": figure(speed, "tokens_per_second_merged"),
-                "evaluation_seconds": None if None in seconds else sum(seconds),
+                "evaluation_seconds": sum(seconds) if used and None not in seconds else None,
                 "adapter_bytes": figure(cost, "adapter_bytes"),
                 "device": figure(cost, "device"),
                 "inference_device": figure(speed, "device"),
@@ -122,9 +137,12 @@ def _scores(workspace: Workspace, read: Read, settings: Settings) -> list[dict[s
     for (method, seed, name), answers in read.items():
         benchmark = settings.evaluation.benchmarks[name]
         metric = benchmark.metric if "," in benchmark.metric else f"{benchmark.metric},none"
-        results = load_json(results_folder(workspace, method, seed) / f"{name}.json")
+        results = load_json(results_folder(workspace, method, seed) / f"{name}.json") if answers else None
         value = figure(results, "results", benchmark.task, metric)
-        stderr = _estimate(answers).stderr if answers and value is not None else None
+        mean = _estimate(answers) if answers else None
+        if value is None and mean:  # lm-eval adds up the tasks of a group, and not those of a tag
+            value = mean.value
+        stderr = mean.stderr if mean and value is not None else None
         rows.append(
             {"method": method, "seed": seed, "benchmark": name, "metric": benchmark.metric}
             | {"value": value, "stderr": stderr}

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from storage.files import fingerprint
 from tasks.engines.hf import left_padded
+from tasks.evaluate.soft_prompt import generate
 
 if TYPE_CHECKING:
     import torch
@@ -154,42 +155,21 @@ class Evaluator:
         }
 
     def generate(self, prompts: list[str], new_tokens: int) -> list[list[int]]:
-        """The `new_tokens` greedy next tokens of each prompt, all prompts in one left-padded batch.
-
-        PEFT drops the positions of such a batch where an adapter puts embeddings before the text (prompt tuning,
-        p-tuning), so that pads take positions and most answers change. Here the base model continues virtual tokens,
-        pads and text, and counts positions from the mask. Prefix tuning's virtual tokens are keys and values.
-        """
+        """The `new_tokens` greedy next tokens of each prompt, all prompts in one left-padded batch."""
         return self._generate(self._model, prompts, new_tokens)
 
     def _generate(self, model: Any, prompts: list[str], new_tokens: int) -> list[list[int]]:
-        import torch
-
         padded = left_padded([self._lm.tok_encode(prompt) for prompt in prompts])
         ids, mask = (tensor.to(self._device) for tensor in padded)
-        config = getattr(model, "active_peft_config", None)
-        inputs: dict[str, Any] = {"input_ids": ids}
-        model.eval()
-        with torch.no_grad():
-            if config is not None and config.is_prompt_learning:
-                virtual = model.get_prompt(batch_size=len(prompts))
-                if config.peft_type == "PREFIX_TUNING":
-                    inputs["past_key_values"] = virtual
-                else:
-                    text = model.get_input_embeddings()(ids)
-                    inputs = {"inputs_embeds": torch.cat([virtual.to(text.dtype), text], dim=1)}
-                mask = torch.cat([mask.new_ones(len(prompts), config.num_virtual_tokens), mask], dim=1)
-                model = model.get_base_model()
-            output = model.generate(
-                **inputs,
-                attention_mask=mask,
-                pad_token_id=self._lm.tokenizer.pad_token_id,
-                do_sample=False,
-                min_new_tokens=new_tokens,
-                max_new_tokens=new_tokens,
-                use_cache=True,  # whatever the model's own configuration says: a trained one has it off
-            )
-        tokens: list[list[int]] = output[:, -new_tokens:].tolist()
+        tokens: list[list[int]] = generate(
+            model.eval(),
+            ids,
+            mask,
+            pad_token_id=self._lm.tokenizer.pad_token_id,
+            do_sample=False,
+            min_new_tokens=new_tokens,
+            max_new_tokens=new_tokens,
+        ).tolist()
         return tokens
 
     def _time(self, model: Any, prompts: list[str], new_tokens: int) -> float:

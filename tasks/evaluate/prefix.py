@@ -1,7 +1,8 @@
-"""lm-eval's Hugging Face model, computing a preamble that all prompts of a task share only once.
+"""lm-eval's Hugging Face model, with what it lacks for this study.
 
-TruthfulQA puts the same six questions before each of its own: nine tenths of its tokens. Their keys and values are
-kept, with the soft prompt's before them, and each batch continues from there.
+TruthfulQA puts the same six questions before each of its own: nine tenths of its tokens. The keys and values of such a
+preamble are kept, with the soft prompt's before them, and each batch continues from there. Text is generated after a
+soft prompt as `tasks.evaluate.soft_prompt` does, since PEFT's own way is wrong for batches.
 
 Imported by the evaluating child only: it needs lm-eval at import.
 """
@@ -14,7 +15,10 @@ from typing import Any
 
 import torch
 from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils_hf import stop_sequences_criteria
 from peft import PeftModel
+
+from tasks.evaluate.soft_prompt import generate, puts_embeddings_first
 
 SHORTEST = 32  # tokens: below, a batch gains less than copying the cache costs
 
@@ -50,3 +54,22 @@ class SharedPrefixLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
             logits: torch.Tensor = model(inps[:, len(self._prefix) :], past_key_values=cache, use_cache=True).logits
         # lm-eval counts positions from the end of what it gets, as it does for virtual tokens
         return logits
+
+    def _model_generate(self, context: torch.Tensor, max_length: int, stop: list[str], **options: Any) -> torch.Tensor:
+        if not isinstance(self.model, PeftModel) or not self.model.active_peft_config.is_prompt_learning:
+            whole: torch.Tensor = super()._model_generate(context, max_length, stop, **options)
+            return whole
+        if not options.get("do_sample"):
+            options |= {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        # where embeddings are put first, the criteria see what is generated and not what came before
+        seen = 0 if puts_embeddings_first(self.model) else context.shape[1]
+        tokens = generate(
+            self.model,
+            context,
+            options.pop("attention_mask"),
+            max_new_tokens=max_length - context.shape[1],
+            stopping_criteria=stop_sequences_criteria(self.tokenizer, stop, seen, len(context)),
+            pad_token_id=self.tokenizer.pad_token_id,
+            **options,
+        )
+        return torch.cat([context, tokens], dim=1)

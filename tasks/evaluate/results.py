@@ -6,6 +6,9 @@
 | `<benchmark>.samples.jsonl` | a row a question: task, doc_id, doc_hash, cluster, metrics, responses |
 | `<benchmark>.seconds.json` | how long it took, a measurement |
 | `speed.json` | inference tokens a second, unmerged and merged, a measurement |
+
+`evaluation/answers/<method>/answers.jsonl` holds its answers to held-out instructions: id, instruction, output,
+finish_reason, tokens, score.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.settings import Settings
-from storage.files import read_json, read_jsonl, sha256_file, write_json, write_jsonl
+from storage.files import fingerprint, read_json, read_jsonl, sha256_file, write_json, write_jsonl
 from storage.stages import StageKey
 from storage.workspace import Workspace
 
@@ -24,6 +27,10 @@ TUNED = ("sft", "prompt_tuning", "dpo")
 """The methods that the requirements ask for; a study may have more."""
 METHODS = (BASE, *TUNED)
 SPEED = "speed.json"
+ANSWERS = "answers.jsonl"
+MEASURE_SPEED = "speed"
+FORGETTING = "forgetting"
+"""The parts of an evaluation that are no benchmarks."""
 
 
 def study_methods(settings: Settings) -> list[str]:
@@ -48,9 +55,35 @@ def results_folder(workspace: Workspace, method: str, seed: int = 0) -> Path:
     return workspace.evaluation / "results" / name
 
 
-def unpublished_results(workspace: Workspace, key: StageKey) -> Path:
-    """Where a method's benchmarks lie, each a sealed folder, until all are published together."""
-    return workspace.state / "results" / f"{key.stage}-{key.fingerprint}"
+def answers_folder(workspace: Workspace, method: str, seed: int = 0) -> Path:
+    """Where a method's answers to held-out instructions are published."""
+    return workspace.evaluation / "answers" / results_folder(workspace, method, seed).name
+
+
+def answers_file(workspace: Workspace, method: str, seed: int = 0) -> Path:
+    """These answers, a row an instruction."""
+    return answers_folder(workspace, method, seed) / ANSWERS
+
+
+def evaluation_parts(settings: Settings) -> list[str]:
+    """What is asked of every model, the speed last, after which its process has nothing left to do."""
+    evaluation = settings.evaluation
+    return [*evaluation.benchmarks, *([FORGETTING] if evaluation.forgetting else []), MEASURE_SPEED]
+
+
+def part_folder(workspace: Workspace, key: StageKey, part: str) -> Path:
+    """Where a part of an evaluation lies, sealed, for as long as anything may ask for it again.
+
+    Its name is what the part reads, so that a further benchmark, or another metric, evaluates nothing else anew.
+    """
+    read = {name: key.settings[name] for name in ("batch_size", "limit", "reserved_tokens", "seed")}
+    if part == MEASURE_SPEED:
+        read |= {name: value for name, value in key.settings.items() if name.startswith("speed_")}
+    else:
+        benchmark = key.settings[FORGETTING] if part == FORGETTING else key.settings["benchmarks"][part]
+        read["task"] = benchmark["task"]
+    name = fingerprint({"version": key.version, "inputs": key.inputs, "part": part, "read": read})
+    return workspace.state / "results" / name
 
 
 def write_benchmark(folder: Path, benchmark: str, answer: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""One method's evaluation: each benchmark a sealed folder until all are published together."""
+"""One method's evaluation: each benchmark a sealed folder of its own, all published together."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +14,15 @@ from storage.files import folder_aside, read_jsonl, write_json
 from storage.seals import SEAL, read_seal, seal
 from storage.stages import publishing
 from storage.workspace import Workspace
-from tasks.evaluate.results import BASE, SPEED, unpublished_results, write_benchmark
+from tasks.evaluate.results import (
+    BASE,
+    FORGETTING,
+    MEASURE_SPEED,
+    SPEED,
+    evaluation_parts,
+    part_folder,
+    write_benchmark,
+)
 from tasks.models import model_source
 from tasks.process import ModelPool
 from tasks.provenance import provenance
@@ -47,23 +55,23 @@ class MethodWork:
 
     @property
     def parts(self) -> list[str]:
-        """The benchmarks, and the speed measurement, after which the process has nothing left to do."""
-        return [*self._settings.evaluation.benchmarks, "speed"]
+        """What is asked of the model."""
+        return evaluation_parts(self._settings)
 
     def part_key(self, part: str) -> str:
         """Names one part's work."""
-        return f"{self._stage.name}-{self._key.fingerprint}-{part}"
+        return f"{self.name}-{part}-{self._folder(part).name}"
 
     def check(self, part: str) -> Callable[[], Any]:
         """Tells whether the part is whole on disk."""
-        return lambda: read_seal(self._folder / part)
+        return lambda: read_seal(self._folder(part))
 
     def evaluate(self, part: str) -> dict[str, Any]:
         """Run one benchmark, or the speed measurement, and persist it; what is on disk is returned as it is."""
         if (note := self.check(part)()) is not None:
             return dict(note)
-        with folder_aside(self._folder / part) as aside:
-            note = self._measure_speed(aside) if part == "speed" else self._run_benchmark(part, aside)
+        with folder_aside(self._folder(part)) as aside:
+            note = self._measure_speed(aside) if part == MEASURE_SPEED else self._run_benchmark(part, aside)
             seal(aside, note)
         return note
 
@@ -71,28 +79,29 @@ class MethodWork:
         """End the process."""
         self._pool.close()
 
-    def publish(self) -> None:
-        """Publish every part together as `evaluation/results/<method>`."""
-        with publishing(self._stage.folder, self._key, provenance(self._settings), MEASUREMENTS) as folder:
+    def publish(self, failures: Mapping[str, str]) -> None:
+        """Publish every part together as `evaluation/results/<method>`, without those that failed, and say why."""
+        with publishing(self._stage.folder, self._key, provenance(self._settings), MEASUREMENTS, failures) as folder:
             for part in self.parts:
-                shutil.copytree(self._folder / part, folder, ignore=shutil.ignore_patterns(SEAL), dirs_exist_ok=True)
-        shutil.rmtree(self._folder, ignore_errors=True)
+                if part not in failures:
+                    shutil.copytree(self._folder(part), folder, ignore=shutil.ignore_patterns(SEAL), dirs_exist_ok=True)
 
-    @property
-    def _folder(self) -> Path:
-        return unpublished_results(self._workspace, self._key)
+    def _folder(self, part: str) -> Path:
+        return part_folder(self._workspace, self._key, part)
 
-    def _run_benchmark(self, benchmark: str, folder: Path) -> dict[str, Any]:
+    def _run_benchmark(self, name: str, folder: Path) -> dict[str, Any]:
         evaluation = self._settings.evaluation
+        benchmark = evaluation.benchmarks[name] if name != FORGETTING else evaluation.forgetting
+        assert benchmark is not None  # else it is no part
         with benchmark_tasks(self._settings, self._workspace) as tasks_folder:
             answer = self._pool.call(
                 "evaluate",
-                task=evaluation.benchmarks[benchmark].task,
+                task=benchmark.task,
                 tasks_folder=tasks_folder,
                 limit=evaluation.limit,
                 seed=self._settings.seed,
             )
-        return write_benchmark(folder, benchmark, answer)
+        return write_benchmark(folder, name, answer)
 
     def _measure_speed(self, folder: Path) -> dict[str, Any]:
         evaluation = self._settings.evaluation

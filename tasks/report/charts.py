@@ -16,6 +16,7 @@ from storage.files import write_bytes
 from storage.workspace import Workspace
 from tasks.evaluate.compare import figure
 from tasks.evaluate.results import BASE, study_methods
+from tasks.evaluate.win_rates import LENGTH_CONTROLLED
 from tasks.report.metrics import load_metrics
 from tasks.report.recommend import mean_gain
 from tasks.report.words import NOT_MEASURED, benchmark_name, count, duration, method_name, size
@@ -55,13 +56,14 @@ def write_charts(workspace: Workspace, settings: Settings) -> list[Path]:
     """Draw every chart into `evaluation/figures/`."""
     import matplotlib
 
-    names = ("comparison", "efficiency", "tests", "dataset", "training")
+    names = ("comparison", "efficiency", "tests", "win_rates", "forgetting", "dataset", "training")
     metrics = {name: load_metrics(workspace, name) for name in names}
     charts = {
         "scores": _scores,
         "differences": _differences,
         "efficiency": _efficiency,
         "trade_off": _trade_off,
+        "beyond_benchmarks": _beyond_benchmarks,
         "loss_curves": _loss_curves,
         "drop_waterfall": _waterfall,
         "preference_margins": _margins,
@@ -200,17 +202,17 @@ def _trade_off(metrics: Metrics, settings: Settings) -> Figure:
     )
     for axes, (name, label, unit, log) in zip(panels, costs, strict=True):
         axes.axhline(0, color=COLOURS["base"], linestyle="--", linewidth=1.4, label=method_name("base"))
-        seen = []
+        seen: list[tuple[float, float]] = []
         for method in tuned:
-            gain, cost = mean_gain(metrics, method), figure(runs.get(method), name)
-            if gain is None or cost is None:
+            gained, cost = mean_gain(metrics, method), figure(runs.get(method), name)
+            if gained is None or cost is None:
                 continue
-            error = None if gain[1] is None else 100 * Z95 * gain[1]
+            error = None if gained[1] is None else 100 * Z95 * gained[1]
             axes.errorbar(
-                cost / unit, 100 * gain[0], error, fmt=MARKERS[method], color=COLOURS[method],
+                cost / unit, 100 * gained[0], error, fmt=MARKERS[method], color=COLOURS[method],
                 markersize=9, capsize=4, label=method_name(method),
             )  # fmt: skip
-            seen.append(cost / unit)
+            seen.append((cost / unit, 100 * gained[0]))
         axes.set_xlabel(label)
         if not seen:
             _nothing(axes)
@@ -220,11 +222,65 @@ def _trade_off(metrics: Metrics, settings: Settings) -> Figure:
             axes.text(0.03, 0.03, told, transform=axes.transAxes, fontsize=9)
         if log:
             axes.set_xscale("log")
-        axes.set_xlim((min(seen) / 3, max(seen) * 3) if log else (0, 1.25 * max(seen)))
+        prices = [price for price, _ in seen]
+        axes.set_xlim((min(prices) / 3, max(prices) * 3) if log else (0, 1.25 * max(prices)))
+        # the base model costs nothing, which a log scale cannot show
+        front = [point for point in pareto_front([(0.0, 0.0), *seen]) if point[0] or not log]
+        axes.plot(
+            [cost for cost, _ in front], [gain for _, gain in front], color=NEUTRAL, linewidth=6, alpha=0.4, zorder=0,
+            solid_capstyle="round", label="Pareto front: nothing is cheaper and better",
+        )  # fmt: skip
         axes.grid(True, color="#dddddd")
     panels[0].set_ylabel("Mean difference to the base model\nover the benchmarks [points], ± 1.96 SE")
     panels[0].set_title("Quality against cost" + (f" (cost{_seed(settings)})" if settings.tuning.seeds > 1 else ""))
     _shared_legend(chart, panels)
+    return chart
+
+
+def pareto_front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The (cost, quality) points that no other beats in both, from the cheapest up."""
+    front: list[tuple[float, float]] = []
+    for cost, quality in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or quality > front[-1][1]:
+            front.append((cost, quality))
+    return front
+
+
+def _beyond_benchmarks(metrics: Metrics, settings: Settings) -> Figure:
+    """Win rates as they are (filled) and at equal length (open); loss on general text."""
+    chart, (wins, losses) = _canvas(1, 2, (11.5, 1.8 + 0.55 * len(study_methods(settings))))
+    tuned = study_methods(settings)
+    rates = {row["method"]: row for row in figure(metrics["win_rates"], "rows") or []}
+    forgot = {row["method"]: row for row in figure(metrics["forgetting"], "rows") or []}
+    for place, method in enumerate(tuned):
+        shown = [
+            (wins, rates.get(method), ("win_rate", "low", "high"), 100, -place + 0.13, COLOURS[method]),
+            (wins, rates.get(method), LENGTH_CONTROLLED, 100, -place - 0.13, "white"),
+            (losses, forgot.get(method), ("difference", "low", "high"), 1, -place, COLOURS[method]),
+        ]
+        for axes, row, names, unit, y, face in shown:
+            value, low, high = (figure(row, name) for name in names)
+            if value is None:
+                told = "no finite fit" if face == "white" and figure(row, "win_rate") is not None else NOT_MEASURED
+                axes.text(0.02, y, told, va="center", fontsize=9, transform=axes.get_yaxis_transform())
+                continue
+            if low is not None:
+                axes.plot([unit * low, unit * high], [y, y], color=COLOURS[method], linewidth=2)
+            axes.plot(
+                unit * value, y, MARKERS[method], color=COLOURS[method], markersize=8, markerfacecolor=face,
+                markeredgewidth=1.6,
+            )  # fmt: skip
+    for axes, middle in ((wins, 50), (losses, 0)):
+        axes.axvline(middle, color="black", linewidth=1)
+        axes.set_yticks([-place for place in range(len(tuned))], [method_name(method) for method in tuned])
+        axes.set_ylim(-len(tuned) + 0.4, 0.6)
+        axes.tick_params(axis="y", length=0)
+        axes.xaxis.grid(True, color="#dddddd")
+    wins.set_xlim(0, 100)
+    wins.set_xlabel("Answers preferred to the base model's [%]\nfilled: as they are; open: at equal length")
+    wins.set_title("Win rate, 95% interval")
+    losses.set_xlabel("Loss on general text above the base model's\n[bits a byte]; right of the line: forgotten")
+    losses.set_title("Forgetting, 95% interval")
     return chart
 
 

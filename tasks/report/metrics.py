@@ -4,7 +4,10 @@
 |---|---|
 | `efficiency.json` | what each run cost |
 | `comparison.json` | scores, and paired contrasts with the base model |
-| `tests.json` | questions, clusters and the second test behind each contrast |
+| `tests.json` | questions, clusters and the second test behind each contrast; results not used, and why |
+| `win_rates.json` | how often the reward model prefers a method's answers to the base model's |
+| `human.json`, `attached.json` | ratings by people, and results put beside the study; null where there are none |
+| `forgetting.json` | loss on general text against the base model's; null where the study does not ask |
 | `dataset.json` | counts, drops, margins and formats, counted from the published rows; the stages' own statistics |
 | `training.json` | each run's metrics.json and cost.json; each search for a learning rate |
 | `provenance.json` | seed, profile, package versions and hardware of each stage |
@@ -13,16 +16,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from configs.settings import Settings
 from storage.files import read_jsonl, write_json
-from storage.stages import read_manifest
+from storage.stages import doubts, read_manifest
 from storage.workspace import Workspace
 from tasks.evaluate.compare import build_comparison, build_efficiency, figure
+from tasks.evaluate.forgetting import build_forgetting
 from tasks.evaluate.results import BASE, load_json, results_folder, study_runs
+from tasks.evaluate.win_rates import build_win_rates
+from tasks.human.ratings import build_human
+from tasks.report.attached import build_attached
+from tasks.stages import study_stages
 from tasks.tune.rates import SEARCH
 
 SFT_FIELDS = ("instruction", "output")
@@ -55,18 +63,46 @@ def load_metrics(workspace: Workspace, name: str) -> Any:
 
 def write_metrics(workspace: Workspace, settings: Settings) -> dict[str, Any]:
     """Write every metrics file from what is published; returns them by name."""
-    comparison, tests = build_comparison(workspace, settings)
+    refused = refused_results(workspace, settings)
+    adapters, results, answers = (
+        {(row["method"], row["seed"]) for row in refused if row["part"] is None and row["kind"] in kinds}
+        for kinds in (("tune",), ("tune", "evaluate"), ("tune", "judge"))
+    )
+    comparison, tests = build_comparison(workspace, settings, results)
     metrics = {
-        "efficiency": build_efficiency(workspace, settings),
+        "efficiency": build_efficiency(workspace, settings, results, adapters),
         "comparison": comparison,
-        "tests": tests,
+        "tests": tests | {"refused": refused},
+        "win_rates": build_win_rates(workspace, settings, answers),
+        "forgetting": build_forgetting(workspace, settings, results),
+        "human": build_human(workspace, settings),
+        "attached": build_attached(workspace, settings),
         "dataset": build_dataset(workspace),
-        "training": build_training(workspace, settings),
+        "training": build_training(workspace, settings, adapters),
         "provenance": build_provenance(workspace, settings),
     }
     for name, value in metrics.items():
         write_json(metrics_file(workspace, name), value)
     return metrics
+
+
+def refused_results(workspace: Workspace, settings: Settings) -> list[dict[str, Any]]:
+    """What is published for these settings and must not be used: `method`, `seed`, `kind`, `part`, `reason`.
+
+    That is whatever is stale, was put there by something else, or fails its checksum; with an adapter (`kind` tune)
+    goes all that was measured on it. `part` names a benchmark that failed while the rest of its results hold.
+    """
+    refused = []
+    for stage in study_stages(settings, workspace).values():
+        if stage.kind not in ("tune", "evaluate", "judge"):
+            continue
+        told = {"method": stage.method, "seed": stage.seed, "kind": stage.kind}
+        if reasons := doubts(stage.folder, stage.key()):
+            refused.append(told | {"part": None, "reason": "; ".join(reasons)})
+            continue
+        failures = figure(read_manifest(stage.folder), "failures") or {}
+        refused += [told | {"part": part, "reason": reason} for part, reason in failures.items()]
+    return refused
 
 
 def build_dataset(workspace: Workspace) -> dict[str, Any]:
@@ -109,19 +145,25 @@ def build_dataset(workspace: Workspace) -> dict[str, Any]:
     }
 
 
-def build_training(workspace: Workspace, settings: Settings) -> dict[str, Any]:
-    """Each run's own figures, and whether its adapter is there; each search for a learning rate."""
+def build_training(
+    workspace: Workspace, settings: Settings, refused: Collection[tuple[str, int]] = ()
+) -> dict[str, Any]:
+    """Each run's own figures, and whether its adapter is there; each search for a learning rate.
+
+    Figures of a run that is `refused` are None.
+    """
     runs = []
     for method, seed in study_runs(settings):
         if method != BASE:
             folder = workspace.adapter(method, seed)
+            used = (method, seed) not in refused
             runs.append(
                 {
                     "method": method,
                     "seed": seed,
                     "adapter_saved": all((folder / name).is_file() for name in WEIGHTS),
-                    "metrics": load_json(folder / "metrics.json"),
-                    "cost": load_json(folder / "cost.json"),
+                    "metrics": load_json(folder / "metrics.json") if used else None,
+                    "cost": load_json(folder / "cost.json") if used else None,
                 }
             )
     searches = [

@@ -13,7 +13,7 @@ from typing import Any
 from configs.settings import Settings
 from tasks.evaluate.compare import figure, verdict
 from tasks.evaluate.results import study_methods
-from tasks.report.words import count, duration, method_name, number, points, size
+from tasks.report.words import duration, method_name, percent, points, size
 
 Metrics = Mapping[str, Any]
 Pick = dict[str, Any]
@@ -108,20 +108,35 @@ def _best_quality(metrics: Metrics, settings: Settings) -> Pick:
 
 
 def _preferred_answers(metrics: Metrics, settings: Settings) -> Pick:
-    target = settings.targets.preference_accuracy
-    rule = f"DPO, if it ranks more than {target:.0%} of the test pairs right and is worse on no benchmark"
-    test = _test_figures(metrics, "dpo", settings)
-    accuracy, pairs = figure(test, "accuracy"), figure(test, "pairs")
-    told = f"preference accuracy {number(accuracy)} on {count(pairs)} test pairs"
-    harmless = _harmless(metrics, "dpo", settings.evaluation.alpha)
-    decided = accuracy is not None and accuracy > target and harmless
-    if decided:
-        reason = f"{told[0].upper()}{told[1:]}; worse on no benchmark."
-    else:
-        standing = "worse on no benchmark" if harmless else "worse on some benchmark, or not compared on all"
-        reason = f"The figures do not decide: {told}; {standing}."
-    use_case = "Answers that a reward model prefers"
-    return {"use_case": use_case, "rule": rule, "method": "dpo" if decided else None, "reason": reason}
+    rule = (
+        "the method whose answers win against the base model's (Holm), also at equal length, and against whose "
+        "interval no other such method's win rate stands; worse on no benchmark"
+    )
+    alpha = settings.evaluation.alpha
+    rows = {row["method"]: row for row in figure(metrics.get("win_rates"), "rows") or []}
+    told = "; ".join(
+        f"{method_name(method)} {percent(figure(rows.get(method), 'win_rate'))}, at equal length "
+        f"{percent(figure(rows.get(method), 'win_rate_length_controlled'))}"
+        for method in study_methods(settings)
+    )
+    winners = {
+        method: row
+        for method, row in rows.items()
+        if row["p_holm"] is not None
+        and row["p_holm"] <= alpha
+        and min(row["low"], row["low_length_controlled"] or 0) > 0.5
+        and _harmless(metrics, method, alpha)
+    }
+    ahead = [
+        method
+        for method, row in winners.items()
+        if all(row["low"] > other["win_rate"] for name, other in winners.items() if name != method)
+    ]
+    pick = {"use_case": "Answers that a reward model prefers", "rule": rule}
+    if len(ahead) == 1:
+        return pick | {"method": ahead[0], "reason": f"{told}."}
+    why = f"{len(winners)} methods win and none is ahead" if winners else "no method wins so"
+    return pick | {"method": None, "reason": f"The figures do not decide: {why} ({told})."}
 
 
 def _verdicts(metrics: Metrics, method: str, alpha: float) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +11,44 @@ from storage.files import write_text
 from storage.workspace import Workspace
 from tasks.evaluate.compare import figure, verdict
 from tasks.evaluate.results import BASE, TUNED, study_methods, study_seeds
+from tasks.report.attached import attached_section
+from tasks.report.beyond import forgetting_section, refused_section, win_rate_section
 from tasks.report.checklist import RECOMMENDATIONS, SECTIONS, write_checklist
+from tasks.report.human import human_section
 from tasks.report.metrics import load_metrics, write_metrics
 from tasks.report.recommend import mean_gain, recommendations
 from tasks.report.tables import (
     CHECKLIST_HEADER,
+    arxiv,
+    chart,
     checklist_rows,
     checklist_summary,
+    code,
     contrast_rows,
     efficiency_rows,
-    markdown,
     score_rows,
+    table,
 )
-from tasks.report.words import NOT_MEASURED, benchmark_name, count, duration, method_name, number, percent, points, size
+from tasks.report.words import (
+    NOT_MEASURED,
+    benchmark_name,
+    count,
+    duration,
+    method_name,
+    number,
+    percent,
+    points,
+    probability,
+    size,
+)
 from tasks.tune.methods import METHODS
 
 __all__ = ["render_report", "write_metrics", "write_report"]
 
-NAMES = ("comparison", "efficiency", "tests", "dataset", "training", "provenance", "checklist")
+NAMES = (
+    *("comparison", "efficiency", "tests", "win_rates", "forgetting", "human", "attached"),
+    *("dataset", "training", "provenance", "checklist"),
+)
 RULES = {
     "empty": "no word in the instruction or the output",
     "truncated": "the output was cut off before it ended",
@@ -163,20 +183,22 @@ def _dataset(metrics: Metrics, settings: Settings) -> str:
     return "\n\n".join(
         [
             f"One base model is adapted in {_ways(settings)} ways, and what each way costs is held against what it "
-            f"gains. The training data is synthetic. `{models.teacher.name}` writes both sides of each conversation "
-            "after the Magpie method (arXiv 2406.08464): given only the part of the chat template that precedes a "
-            "user's message, it continues with an instruction, and then answers it. Five rules filter the pairs. Three "
-            f"models ({', '.join(f'`{model.name}`' for model in models.responders)}) answer the kept instructions "
-            f"again, `{models.reward.name}` scores the answers, and the best and the worst form a preference pair.",
-            _table(("Figure", "Value"), facts, "metrics/dataset.json"),
-            "![Rows left after each rule](figures/drop_waterfall.png)",
-            _table(("Rule", "Drops a row when", "Dropped", "Rows left"), drops, "metrics/dataset.json", "waterfall"),
-            _table(
+            f"gains. The training data is synthetic. {code(models.teacher.name)} writes both sides of each "
+            f"conversation after the Magpie method ({arxiv('2406.08464')}): given only the part of the chat "
+            "template that precedes a user's message, it continues with an instruction, and then answers it. The five "
+            "filter rules of the requirements and a few more decide which pairs are kept; a rule that dropped none is "
+            f"not listed. Three models ({', '.join(code(model.name) for model in models.responders)}) answer the kept "
+            f"instructions again, {code(models.reward.name)} scores the answers, and the best and the worst form a "
+            "preference pair.",
+            table(("Figure", "Value"), facts, "metrics/dataset.json"),
+            chart("drop_waterfall", "Rows left after each filter rule", "metrics/dataset.json"),
+            table(("Rule", "Drops a row when", "Dropped", "Rows left"), drops, "metrics/dataset.json", "waterfall"),
+            table(
                 ("Domain", "Raw rows", "Kept rows"),
                 [(name, count(domains[name]), count(kept.get(name, 0))) for name in sorted(domains)],
                 "metrics/dataset.json",
             ),
-            _table(
+            table(
                 ("Part of the quality score", "Weight", "Mean over the kept rows"),
                 [
                     (part, number(getattr(settings.filter.quality, part, None), 2), number(mean))
@@ -185,7 +207,7 @@ def _dataset(metrics: Metrics, settings: Settings) -> str:
                 "metrics/dataset.json",
                 "quality_parts",
             ),
-            "![Score margins](figures/preference_margins.png)",
+            chart("preference_margins", "Score margins of the preference pairs", "metrics/dataset.json"),
             _responders(preference),
         ]
     )
@@ -208,7 +230,7 @@ def _responders(preference: Any) -> str:
         for name, told in models.items()
     ]
     header = ("Responder", "Mean score", "95% interval", "Chosen", "Rejected")
-    return _table(header, rows, "metrics/dataset.json", "stats.preference")
+    return table(header, rows, "metrics/dataset.json", "stats.preference")
 
 
 def _methods(metrics: Metrics, settings: Settings) -> str:
@@ -233,12 +255,12 @@ def _methods(metrics: Metrics, settings: Settings) -> str:
     ]
     return "\n\n".join(
         [
-            f"The base model is `{models.base.name}` in {models.base.precision}, frozen throughout. "
-            "**LoRA** (arXiv 2106.09685) adds low-rank updates to its attention matrices. **Prompt tuning** "
-            "(arXiv 2104.08691) trains embeddings that precede every input and nothing else. **DPO** "
-            "(arXiv 2305.18290) goes on from the LoRA adapter with preference pairs; that adapter, frozen, is its "
-            "reference.",
-            _table(
+            f"The base model is {code(models.base.name)} in {models.base.precision}, frozen throughout. "
+            f"**LoRA** ({arxiv('2106.09685')}) adds low-rank updates to its attention matrices. **Prompt tuning** "
+            f"({arxiv('2104.08691')}) trains embeddings that precede every input and nothing else. **DPO** "
+            f"({arxiv('2305.18290')}) goes on from the LoRA adapter with preference pairs; that adapter, frozen, "
+            "is its reference.",
+            table(
                 (_corner(settings), *map(method_name, sections)),
                 rows,
                 "metrics/efficiency.json",
@@ -275,8 +297,13 @@ def _training(metrics: Metrics, settings: Settings) -> str:
             return NOT_MEASURED
         return f"{before:.3f} to {after:.3f} ({100 * (after / before - 1):+.0f}%)"
 
+    def lost(method: str) -> list[str]:
+        return [count(own(method, "rows", "train", name)) for name in ("rows", "dropped", "cut")]
+
     yes = {True: "yes", False: "no", None: NOT_MEASURED}
     rows = [
+        ("Training rows / dropped as too long / cut", *(" / ".join(lost(method)) for method in methods)),
+        ("Training tokens an epoch", *(count(own(method, "rows", "train", "tokens")) for method in methods)),
         ("Optimizer steps", *(count(own(method, "steps")) for method in methods)),
         ("Training loss converged", *(yes[own(method, "convergence", "converged")] for method in methods)),
         ("Validation loss, before to after", *(change(method, "val") for method in methods)),
@@ -295,15 +322,14 @@ def _training(metrics: Metrics, settings: Settings) -> str:
     test = own("sft", "convergence", "test")
     lines = [
         *_searches(metrics, settings),
-        _table((_corner(settings), *map(method_name, methods)), rows, "metrics/training.json"),
-        "![Loss curves](figures/loss_curves.png)",
+        table((_corner(settings), *map(method_name, methods)), rows, "metrics/training.json"),
+        chart("loss_curves", "Training loss by step, and validation loss before and after", "metrics/training.json"),
         "Losses are means over answer tokens in nats; DPO's is a mean over pairs and starts at ln 2 = 0.693147, where "
         "policy and reference agree. Validation and test rows were never trained on.",
     ]
     if test:
         lines.append(f'"Converged" is decided by a stated test: {test}')
-    lost = [_lost(method, own(method, "rows", "train")) for method in methods]
-    return "\n\n".join(lines + [line for line in lost if line])
+    return "\n\n".join(lines)
 
 
 def _searches(metrics: Metrics, settings: Settings) -> list[str]:
@@ -329,7 +355,9 @@ def _searches(metrics: Metrics, settings: Settings) -> list[str]:
             )
         )
     edges = [method_name(told["method"]) for told in searches if figure(told, "search", "at_edge")]
-    table = _table(("Method", "Validation loss by rate", "Chosen", "Cost"), rows, "metrics/training.json", "searches")
+    tried_rates = table(
+        ("Method", "Validation loss by rate", "Chosen", "Cost"), rows, "metrics/training.json", "searches"
+    )
     warning = (
         f"**Warning**: the chosen rate of {', '.join(edges)} is the smallest or largest of its candidates; "
         "a better one may lie beyond."
@@ -338,18 +366,14 @@ def _searches(metrics: Metrics, settings: Settings) -> list[str]:
         "Each method's learning rate is the candidate with the lowest validation loss after training with seed "
         f"{settings.seed} (epochs: {settings.tuning.search_epochs:g}); every method had as many candidates. DPO's loss "
         "is DPO's own.",
-        table,
+        tried_rates,
         *([warning] if edges else []),
     ]
 
 
-def _lost(method: str, counts: Any) -> str:
-    told = ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in (counts or {}).items())
-    return f"Training rows of {method_name(method)}: {told} (`metrics/training.json`)." if told else ""
-
-
 def _results(metrics: Metrics, settings: Settings) -> str:
     options = settings.evaluation
+    scored = [f"{benchmark_name(name)} (`{told.task}`, {told.metric})" for name, told in options.benchmarks.items()]
     header, rows = score_rows(metrics["comparison"], list(options.benchmarks))
     contrasts_header, contrasts = contrast_rows(metrics["comparison"], options.alpha)
     tests = [
@@ -360,7 +384,7 @@ def _results(metrics: Metrics, settings: Settings) -> str:
             "each question" if row["questions"] and row["clusters"] is None else count(row["clusters"]),
             count(row["changed"]),
             count(row["unpaired"]),
-            "does not apply" if row["questions"] and row["p_mcnemar"] is None else number(row["p_mcnemar"]),
+            "does not apply" if row["questions"] and row["p_mcnemar"] is None else probability(row["p_mcnemar"]),
         )
         for row in figure(metrics["tests"], "tests") or []
     ]
@@ -369,22 +393,34 @@ def _results(metrics: Metrics, settings: Settings) -> str:
             "lm-evaluation-harness scored every method in the same process layout, precision, batch size "
             f"({options.batch_size}) and prompts, without examples in the prompt unless the task has its own. "
             + (f"At most {options.limit} questions a task were drawn, the same for all. " if options.limit else "")
-            + "A score is followed by its standard error, clustered by subject where a benchmark has subjects.",
-            _table(header, rows, "metrics/comparison.json", "scores"),
-            "![Scores](figures/scores.png)",
+            + f"Tasks and metrics, as the harness names them: {', '.join(scored)}. A score is followed by "
+            "its standard error, clustered by subject where a benchmark has subjects.",
+            table(header, rows, "metrics/comparison.json", "scores"),
+            chart("scores", "Benchmark scores with their 95% intervals", "metrics/comparison.json"),
             "Methods are compared with the base model question by question. Differences and detectable differences are "
             "in percentage points; the interval is a t interval with cluster-robust standard errors (Miller, "
-            "arXiv 2411.00640). p is from a sign-flip test that flips whole subjects together, and Holm's adjustment "
-            f"runs over all {len(contrasts)} tests. The detectable difference is the smallest true one that a test at "
-            f"{options.alpha:g} would find with {options.power:.0%} power: a smaller one may be there and is not seen.",
-            _table(contrasts_header, contrasts, "metrics/comparison.json", "contrasts"),
-            "![Paired differences](figures/differences.png)",
-            _table(
+            f"{arxiv('2411.00640')}). p is from a sign-flip test that flips whole subjects together, and Holm's "
+            f"adjustment runs over all {len(contrasts)} tests. The detectable difference is the smallest true one that "
+            f"a test at {options.alpha:g} would find with {options.power:.0%} power: a smaller one may be there and is "
+            "not seen.",
+            table(contrasts_header, contrasts, "metrics/comparison.json", "contrasts"),
+            chart("differences", "Differences to the base model on the same questions", "metrics/comparison.json"),
+            table(
                 ("Method", "Benchmark", "Questions", "Clusters", "Answers changed", "Left out", "p (McNemar)"),
                 tests,
                 "metrics/tests.json",
             ),
             *_few_clusters(metrics),
+            *filter(
+                None,
+                (
+                    win_rate_section(metrics, settings),
+                    forgetting_section(metrics),
+                    human_section(metrics, settings),
+                    attached_section(metrics, settings),
+                    refused_section(metrics),
+                ),
+            ),
         ]
     )
 
@@ -433,22 +469,27 @@ def _analysis(metrics: Metrics, settings: Settings) -> str:
             "Adapters stay beside the weights, as where several share one base model; the merged speed is that of the "
             "adapter added to the weights, measured in turns with the first. A soft prompt cannot be merged, and "
             "nothing is merged into 4-bit weights, which would round the sum. " + _devices(metrics, settings),
-            _table(header, rows, "metrics/efficiency.json"),
-            "![Efficiency](figures/efficiency.png)",
+            table(header, rows, "metrics/efficiency.json"),
+            chart("efficiency", "What each method costs to train, to keep and to run", "metrics/efficiency.json"),
             _memory_note(metrics, settings),
             "### Quality against cost",
-            _table(
+            table(
                 ("Method", "Mean difference [points]", "Standard error", "Memory, LoRA = 1", "Time, LoRA = 1"),
                 gains,
                 "metrics/comparison.json",
                 "with metrics/tests.json and metrics/efficiency.json",
             ),
-            "![Trade-off](figures/trade_off.png)",
+            chart(
+                "trade_off",
+                "Mean difference to the base model against three costs",
+                "metrics/comparison.json",
+                "with metrics/tests.json and metrics/efficiency.json",
+            ),
             f"### {RECOMMENDATIONS}",
             "A method is eligible if it was compared on every benchmark, is significantly worse on none, and lowered "
             "its loss on test rows. DPO's costs include those of the SFT adapter it starts from."
             + (f" Costs and losses are those of seed {settings.seed}." if settings.tuning.seeds > 1 else ""),
-            _table(
+            table(
                 ("Use case", "Recommended", "Rule", "Figures"),
                 picks,
                 "metrics/comparison.json",
@@ -482,8 +523,8 @@ def _memory_note(metrics: Metrics, settings: Settings) -> str:
     if not rows:
         return f"How peak memory was measured: {NOT_MEASURED}."
     title = ", ".join(filter(None, ("Peak memory", _corner(settings).lower())))
-    table = _table((title, "Allocated", "Reserved", "Process"), rows, "metrics/training.json", "cost")
-    return f"{table}\n\nHow: {runs[0]['cost']['peak_memory_method']}."
+    peaks = table((title, "Allocated", "Reserved", "Process"), rows, "metrics/training.json", "cost")
+    return f"{peaks}\n\nHow: {runs[0]['cost']['peak_memory_method']}."
 
 
 def _conclusion(metrics: Metrics, settings: Settings) -> str:
@@ -497,7 +538,7 @@ def _conclusion(metrics: Metrics, settings: Settings) -> str:
     if decided:
         text += ["By the rules above, the figures recommend:", "\n".join(decided)]
     if open_:
-        text.append(f"They do not decide for: {'; '.join(open_)}.")
+        text.append(f"The figures do not decide for: {'; '.join(open_)}.")
     return "\n\n".join([*text, "### Limitations", "\n".join(f"- {line}" for line in _limitations(metrics, settings))])
 
 
@@ -505,14 +546,16 @@ def _limitations(metrics: Metrics, settings: Settings) -> list[str]:
     scores = figure(metrics["comparison"], "scores") or []
     seeds = {row["seed"] for row in scores if row["method"] != BASE and row["value"] is not None}
     lines = [
-        "All training data is synthetic and English; a model wrote it, a model scored it, and no person rated it.",
+        "All training data is synthetic and English; a model wrote it, a model scored it, and no person read it."
+        + ("" if figure(metrics["human"], "raters") else " No person rated the models' answers."),
         f"Trained with {len(seeds)} seed{'s' * (len(seeds) != 1)}: the intervals hold for new questions"
         + (", not for another training run." if len(seeds) < 2 else "; seeds are averaged."),
         "The learning rates were chosen on the validation rows among few candidates; nothing else was."
         if settings.tuning.sft.search_rates
         else "The learning rates are the profile's; none was searched for on validation data, so a method may be shown "
         "below its best.",
-        "Whether the responses are factually right and harmless was not measured.",
+        "Whether the training responses are factually right was not measured, nor whether they are harmless beyond "
+        "the safety rule.",
     ]
     if settings.world:
         lines.insert(
@@ -534,8 +577,8 @@ def _checklist(metrics: Metrics) -> str:
     items = figure(metrics["checklist"], "items")
     if not items:
         return f"The checklist was {NOT_MEASURED}."
-    table = _table(CHECKLIST_HEADER, checklist_rows(items), "metrics/checklist.json")
-    return f"{checklist_summary(items)} Nothing was adjusted to pass.\n\n{table}"
+    listed = table(CHECKLIST_HEADER, checklist_rows(items), "metrics/checklist.json")
+    return f"{checklist_summary(items)} Nothing was adjusted to pass.\n\n{listed}"
 
 
 def _reproduction(metrics: Metrics, settings: Settings) -> str:
@@ -543,11 +586,12 @@ def _reproduction(metrics: Metrics, settings: Settings) -> str:
     packages: dict[str, set[str]] = {}
     machines: set[str] = set()
     for told in stages.values():
-        for name, version in (figure(told, "packages") or {}).items():
-            packages.setdefault(name, set()).add(str(version))
+        versions = {"Python": figure(told, "python"), **(figure(told, "packages") or {})}
+        for name, version in versions.items():
+            packages.setdefault(name, set()).add(str(version or NOT_MEASURED))
         if processor := figure(told, "hardware", "processor"):
             machines.add(", ".join([processor, *(figure(told, "hardware", "accelerators") or [])]))
-    rows = [(name, ", ".join(sorted(versions))) for name, versions in sorted(packages.items())]
+    rows = [(name, ", ".join(sorted(found))) for name, found in sorted(packages.items())]
     return "\n\n".join(
         [
             "```\npip install -c constraints.txt -e .\n"
@@ -555,15 +599,10 @@ def _reproduction(metrics: Metrics, settings: Settings) -> str:
             "Equal settings and seed give byte-identical data and adapters on the same CPU and thread count. Every "
             "setting of this run is in `metrics/provenance.json`, and each stage's in its own `manifest.json`.",
             f"Machine: {'; '.join(sorted(machines)) or NOT_MEASURED}.",
-            _table(("Package", "Version"), rows, "metrics/provenance.json"),
+            table(("Package", "Version"), rows, "metrics/provenance.json"),
         ]
     )
 
 
 def _own(metrics: Any, settings: Settings) -> list[Any]:
     return [run for run in figure(metrics, "runs") or [] if run["seed"] == settings.seed]
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], file: str, note: str = "") -> str:
-    source = f"Source: [`{file}`]({file}){f' ({note})' if note else ''}."
-    return f"{markdown(header, rows) if rows else NOT_MEASURED.capitalize() + '.'}\n\n{source}"

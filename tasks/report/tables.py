@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
@@ -24,13 +25,62 @@ from tasks.report.words import (
 WIDTH = 100
 PASSED = {True: "pass", False: "FAIL", None: "not decided"}
 
+SPECIAL = re.compile(r"([\\`*|]|(?<!\w)_|_(?!\w)|\](?=\()|<(?=[A-Za-z/!?])|&(?=[\w#]))")
+NUMBER = r"[+-]?\d[\d,]*(?:\.\d+)?(?:e-?\d+)?%?"
+NUMBERS = re.compile(rf"(?:< )?{NUMBER}(?: (?:to|/|±) {NUMBER})*(?: \w+)?")
+WORDS = (NOT_MEASURED, "none", "unknown", "does not apply", "")  # what stands where a number would
+
 Row = Mapping[str, Any]
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    """A Markdown table of plain text; columns of nothing but numbers stand to the right."""
+    rows = list(rows)
+    ends = ["---:" if _numeric([row[column] for row in rows]) else "---" for column in range(len(header))]
+    lines = [map(escape, header), ends, *(map(escape, row) for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def escape(text: str) -> str:
+    """Text that Markdown reads as it stands."""
+    return SPECIAL.sub(r"\\\1", " ".join(text.split()))
+
+
+def code(text: str) -> str:
+    """Text as Markdown code, backticks in it included."""
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence} {text} {fence}" if len(fence) > 1 else f"`{text}`"
+
+
+def _numeric(cells: Sequence[str]) -> bool:
+    measured = [cell for cell in cells if cell not in WORDS]
+    return bool(measured) and all(map(NUMBERS.fullmatch, measured))
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], file: str, note: str = "") -> str:
+    """A Markdown table over a link to the file it was made from; `note` says where in the file, or which others."""
+    return f"{markdown(header, rows) if rows else NOT_MEASURED.capitalize() + '.'}\n\n{_source(file, note)}"
+
+
+def chart(name: str, caption: str, file: str, note: str = "") -> str:
+    """A chart of `figures/` over a link to the file it was drawn from."""
+    return f"![{caption}](figures/{name}.png)\n\n{_source(file, note)}"
+
+
+def arxiv(paper: str) -> str:
+    """A link to a paper by its number."""
+    return f"[arXiv {paper}](https://arxiv.org/abs/{paper})"
+
+
+def _source(file: str, note: str) -> str:
+    return f"Source: [`{file}`]({file}){f' ({note})' if note else ''}."
+
+
+def refused_lines(told: Row, folder: str) -> list[str]:
+    """Files of `evaluation/<folder>/` that were not used, each with its reason."""
+    refused = told.get("refused") or []
+    lines = [f"- {escape(one['file'])}: {escape(one['reason'])}" for one in refused]
+    return ["\n".join([f"Not used, in `{folder}/`:", "", *lines])] if lines else []
 
 
 def plain(header: Sequence[str], rows: Sequence[Sequence[str]], flexible: int) -> str:

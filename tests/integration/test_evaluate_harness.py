@@ -107,6 +107,15 @@ def tasks_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ],
         "validation",
     )
+    add(
+        "gsm8k",
+        "gsm8k/gsm8k.yaml",
+        [{"question": _phrase(i, 2 + i), "answer": f"{_phrase(i)}\n#### {i}"} for i in range(5)],
+        "test",
+        "tag: [arithmetic]\nnum_fewshot: 0\n"
+        "generation_kwargs:\n  until: ['Question:']\n  do_sample: false\n  max_gen_toks: 9\n"
+        "filter_list:\n  - name: none\n    filter:\n      - function: take_first\n",
+    )
     return folder
 
 
@@ -386,6 +395,24 @@ def test_batched_generation_equals_recomputing_each_row_alone(
         expected.append(tokens[start:])
     assert evaluators[method].generate(PROMPTS, new_tokens=12) == expected
     assert [evaluators[method].generate([prompt], new_tokens=12)[0] for prompt in PROMPTS] == expected
+
+
+@pytest.mark.parametrize("method", KINDS)
+def test_a_task_that_generates_asks_every_kind_of_adapter_right(
+    method: str, evaluators: dict[str, Any], adapters: dict[str, Path | None], model: Path, tasks_folder: Path
+) -> None:
+    """lm-eval pads a batch on the left; by its tag, too, as an agent's task set is named."""
+    tokenizer = _network(model, None)[0]
+    expected = []
+    for i in range(5):
+        tokens = tokenizer(f"Question: {_phrase(i, 2 + i)}\nAnswer:")["input_ids"]
+        start = len(tokens)
+        while len(tokens) < start + 9 and tokenizer.eos_token_id not in tokens[start:]:
+            tokens.append(int(_logits(model, adapters[method], tokens)[-1].argmax()))
+        expected.append(tokenizer.decode(tokens[start:], skip_special_tokens=True).split("Question:")[0])
+    assert any(expected) and len(set(expected)) > 1
+    told = evaluators[method].evaluate("arithmetic", str(tasks_folder))
+    assert [row["responses"]["none"] for row in told["samples"]] == [[text] for text in expected]
 
 
 @pytest.mark.parametrize("method", ["base", *LAYERS, *SOFT_PROMPTS])

@@ -162,10 +162,56 @@ def test_every_method_has_every_score_and_cost(study: Path) -> None:
     assert {run["inference_device"] for run in costs.values()} == {"cpu"}
 
 
+def test_every_model_answers_the_same_held_out_instructions(study: Path) -> None:
+    answers = {name: rows(study / f"evaluation/answers/{name}/answers.jsonl") for name in ("base", *METHODS)}
+    asked = [row["instruction"] for row in answers["base"]]
+    assert len(asked) == 6 and all([row["instruction"] for row in told] == asked for told in answers.values())
+    assert set(asked) <= {row["instruction"] for row in rows(study / "data/filtered/test.jsonl")}
+    assert all(isinstance(row["score"], float) for told in answers.values() for row in told if row["output"])
+    wins = {row["method"]: row for row in read(study / "evaluation/metrics/win_rates.json")["rows"]}
+    for method in METHODS:
+        better = [a["score"] > b["score"] for a, b in zip(answers[method], answers["base"], strict=True)]
+        assert wins[method]["wins"] == sum(better)
+
+
+def test_forgetting_is_measured_on_text_like_the_bases(study: Path) -> None:
+    told = read(study / "evaluation/metrics/forgetting.json")["rows"]
+    assert [row["documents"] for row in told] == [4, 4, 4]
+    assert all(0 < row["baseline_value"] < 8 and row["value"] != row["baseline_value"] for row in told)
+
+
+def test_a_benchmark_that_crashes_costs_no_other(study: Path, tmp_path: Path) -> None:
+    """One file of questions is damaged: one score is missing, in the report too, and later only it is measured."""
+    place = tmp_path / "w"
+    shutil.copytree(study, place)
+    shutil.rmtree(place / ".state/results")
+    shutil.rmtree(place / "evaluation/results/dpo")
+    questions = place / "models/world/benchmarks/arc_easy.jsonl"
+    sound = questions.read_bytes()
+    questions.write_bytes(sound.replace(b"answerKey", b"answer_key"))
+    ended = command("evaluate", place)
+    assert ended.returncode == 1 and "  dpo-arc_easy: " in ended.stderr, ended.stderr
+    published = {path.name: path.read_bytes() for path in (place / "evaluation/results/dpo").iterdir()}
+    assert "arc_easy.json" not in published and {"mmlu.json", "forgetting.json", "speed.json"} <= set(published)
+    assert command("report", place).returncode == 0
+    scores = read(place / "evaluation/metrics/comparison.json")["scores"]
+    missing = [(row["method"], row["benchmark"]) for row in scores if row["value"] is None]
+    assert missing == [("dpo", "arc_easy")]
+    assert "| DPO (seed 0) | ARC-Easy failed |" in (place / "evaluation/report.md").read_text()
+
+    questions.write_bytes(sound)
+    ended = command("evaluate", place)
+    assert ended.returncode == 0, ended.stderr
+    del published["manifest.json"]
+    again = {name: (place / "evaluation/results/dpo" / name).read_bytes() for name in published}
+    assert again == published, "clock times included: nothing else was measured again"
+    assert (place / "evaluation/results/dpo/arc_easy.json").is_file()
+
+
 def test_the_report_shows_charts_that_are_there(study: Path) -> None:
     report = (study / "evaluation/report.md").read_text()
     charts = [line.rpartition("(")[2].rstrip(")") for line in report.splitlines() if line.startswith("![")]
-    assert len(charts) == 7
+    assert len(charts) == 8
     for chart in charts:
         assert (study / "evaluation" / chart).read_bytes().startswith(b"\x89PNG")
 

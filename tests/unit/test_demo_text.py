@@ -37,7 +37,7 @@ def chat() -> list[Any]:
 def questions() -> list[str]:
     asked = []
     for name, rows in benchmark_rows(SETTINGS, SEED).items():
-        if name.endswith("_dev"):
+        if name.endswith("_dev") or name == "text":
             continue
         asked += [f"{row['ctx_a']} {row['ctx_b']}" if name == "hellaswag" else row["question"] for row in rows]
     return asked

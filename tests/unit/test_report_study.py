@@ -13,14 +13,24 @@ import pytest
 
 from configs.settings import Settings, load_settings
 from storage.files import read_json, read_jsonl, write_json, write_jsonl, write_text
+from storage.stages import MANIFEST, StageKey, write_manifest
 from storage.workspace import Workspace
-from tasks.evaluate.results import BASE, TUNED, results_folder, study_methods, study_runs, write_benchmark
+from tasks.evaluate.results import (
+    BASE,
+    TUNED,
+    answers_folder,
+    results_folder,
+    study_methods,
+    study_runs,
+    write_benchmark,
+)
 from tasks.report.charts import write_charts
 from tasks.report.checklist import SECTIONS, write_checklist
 from tasks.report.metrics import load_metrics, write_metrics
 from tasks.report.recommend import mean_gain, recommendations
 from tasks.report.report import write_report
 from tasks.report.tables import checklist_table, comparison_table
+from tasks.stages import VERSIONS, study_stages
 
 QUESTIONS = 240
 SUBJECTS = 12
@@ -31,12 +41,19 @@ COSTS = {
     "dpo": (2000, 80_000_000, 50.0, 9000),
 }
 RAW, KEPT, PAIRS = 60, 40, 24
+HELD_OUT = 80
 
 
 def build_study(root: Path, settings: Settings) -> Workspace:
     """Publish a study: SFT much better than the base model, DPO much worse, all other methods about equal to it."""
     workspace = Workspace(root)
+    for name in ("base", "reward", "teacher", "responder_a", "responder_b", "responder_c", "benchmarks"):
+        write_json(workspace.world / name / "config.json", {"name": name})
+    for method, section in settings.tuning.methods.items():
+        if section.search_rates:
+            write_search(workspace, method)
     for method, seed in study_runs(settings):
+        write_held_out(workspace, method, seed)
         for name, benchmark in settings.evaluation.benchmarks.items():
             write_answers(workspace, settings, method, name, SKILL.get(method, 0.46), seed)
             assert benchmark.metric in ("acc", "acc_norm")
@@ -53,7 +70,55 @@ def build_study(root: Path, settings: Settings) -> Workspace:
         if method != BASE:
             write_training(workspace, method, *COSTS.get(method, (500, 70_000_000, 40.0, 3000)), seed)
     write_data(workspace)
+    publish(workspace, settings)
     return workspace
+
+
+def publish(workspace: Workspace, settings: Settings) -> None:
+    """Give every folder of the study its manifest, each after those it reads."""
+    for name in study_stages(settings, workspace):
+        stage = study_stages(settings, workspace)[name]
+        if stage.kind != "report":
+            files = [path for path in stage.folder.rglob("*") if path.is_file() and path.name != MANIFEST]
+            known = {name: digest for name, digest in stage.inputs().items() if digest}  # not a hub model's
+            key = StageKey(stage.name, VERSIONS[stage.kind], stage.settings, known)
+            write_manifest(stage.folder, key, {}, files, ["cost.json", "speed.json", "*.seconds.json"])
+
+
+def write_search(workspace: Workspace, method: str) -> None:
+    """A search for a learning rate, one of whose candidates diverged."""
+    losses = {"learning_rate": 1e-4, "val_loss": 1.5, "failure": None}, {
+        "learning_rate": 1e-3, "val_loss": None, "failure": "the loss of step 4 is nan",
+    }  # fmt: skip
+    search = {"method": method, "candidates": losses, "chosen": 1e-4, "at_edge": method == "ia3"}
+    write_json(workspace.search(method) / "search.json", search)
+    write_json(workspace.search(method) / "cost.json", {"seconds": 12.0, "tokens": 3400})
+
+
+def write_held_out(workspace: Workspace, method: str, seed: int = 0) -> None:
+    """Scored answers, and the loss on general text: SFT is preferred and longer, and forgot a little."""
+    noise = random.Random(f"{method}-{seed}")
+    lead, loss = {"sft": (1.0, 0.1), "dpo": (0.2, 0.3)}.get(method, (0.0, 0.0))
+    answers = [
+        {
+            "id": f"{i:04d}",
+            "instruction": f"Tell me about {i}.",
+            "output": f"{method} " * (8 + noise.randrange(6) + int(4 * lead)),
+            "finish_reason": "length" if i == 3 else "stop",
+            "tokens": 12,
+            "score": lead + noise.gauss(0, 1),
+        }
+        for i in range(HELD_OUT)
+    ]
+    write_jsonl(answers_folder(workspace, method, seed) / "answers.jsonl", answers)
+    samples = [
+        {"task": "demo_text", "doc_id": i, "doc_hash": f"page-{i}", "cluster": None, "responses": {},
+         "metrics": {"bits_per_byte": [-100.0 * (1 + loss) - i, 200]}}
+        for i in range(20)
+    ]  # fmt: skip
+    results = {"results": {"demo_text": {"bits_per_byte,none": 0.7}}, "config": {"questions": len(samples)}}
+    answer = {"results": results, "samples": samples, "seconds": 1.0}
+    write_benchmark(results_folder(workspace, method, seed), "forgetting", answer)
 
 
 def write_answers(
@@ -181,7 +246,7 @@ def test_every_section_table_and_chart_names_a_file_that_exists(study: Workspace
     headings = re.findall(r"^## (.+)$", report, re.MULTILINE)
     assert headings[: len(SECTIONS)] == list(SECTIONS)
     named = set(re.findall(r"\]\(((?:metrics|figures)/[^)]+)\)", report))
-    assert len([name for name in named if name.endswith(".png")]) == 7
+    assert len([name for name in named if name.endswith(".png")]) == 8
     assert all((study.evaluation / name).is_file() for name in named)
     tables = re.findall(r"^\| --- ", report, re.MULTILINE)
     assert len(tables) == len(re.findall(r"\|\n\nSource: \[`metrics/", report))
@@ -201,7 +266,7 @@ def test_recommendations_come_from_the_rules(study: Workspace, settings: Setting
     assert picks["Tightest training memory"]["method"] == "prompt_tuning"
     assert picks["Shortest training time"]["method"] == "prompt_tuning"
     assert picks["Best benchmark quality"]["method"] == "sft"
-    assert picks["Answers that a reward model prefers"]["method"] is None, "DPO is worse on the benchmarks"
+    assert picks["Answers that a reward model prefers"]["method"] is None, "no win rates were given"
     assert "Not eligible: DPO" in picks["Many adapters served at once"]["reason"]
 
 
@@ -258,7 +323,9 @@ def test_hours_count_on_the_profiles_accelerator_only(tmp_path: Path) -> None:
     write_training(workspace, "sft", 1, 1, 7200.0, 1)
     cost = read_json(workspace.adapter("sft", 0) / "cost.json")
     for device, expected in (("cpu", None), ("Tesla T4", 2.0)):
-        write_json(workspace.adapter("sft", 0) / "cost.json", cost | {"device": device})
+        folder = workspace.adapter("sft", 0)
+        write_json(folder / "cost.json", cost | {"device": device})
+        write_manifest(folder, StageKey("tune-sft", 1, {}, {}), {}, [folder / "metrics.json", folder / "cost.json"])
         write_metrics(workspace, t4)
         items = {item["id"]: item for item in write_checklist(workspace, t4)["items"]}
         assert items["3.1-sft"]["measured"] == expected
@@ -281,7 +348,7 @@ def test_nothing_published_is_told_not_raised(tmp_path: Path, settings: Settings
     charts = write_charts(workspace, settings)
     write_report(workspace, settings)
     report = report_of(workspace)
-    assert len(charts) == 7 and all(path.stat().st_size > 1000 for path in charts)
+    assert len(charts) == 8 and all(path.stat().st_size > 1000 for path in charts)
     assert {row["value"] for row in metrics["comparison"]["scores"]} == {None}
     assert {row["difference"] for row in metrics["comparison"]["contrasts"]} == {None}
     assert len(metrics["comparison"]["contrasts"]) == len(TUNED) * 4
@@ -324,6 +391,94 @@ def test_torn_samples_are_not_believed(study: Workspace, settings: Settings, tmp
     assert row["difference"] is None and row["p_holm"] is None
 
 
+def republish(workspace: Workspace, method: str, failures: dict[str, str] | None = None, **inputs: str) -> None:
+    """Write a method's manifest of results anew, with other inputs or parts that failed."""
+    folder = results_folder(workspace, method)
+    manifest = read_json(folder / MANIFEST)
+    key = StageKey(manifest["stage"], manifest["version"], manifest["settings"], manifest["inputs"] | inputs)
+    files = [path for path in folder.iterdir() if path.name != MANIFEST]
+    write_manifest(folder, key, {}, files, ["speed.json", "*.seconds.json"], failures)
+
+
+@pytest.mark.parametrize("kind", ["stale", "foreign", "altered", "retrained"])
+def test_results_of_something_else_are_refused_with_the_reason(
+    kind: str, study: Workspace, settings: Settings, tmp_path: Path
+) -> None:
+    workspace = Workspace(tmp_path / "copy")
+    shutil.copytree(study.root, workspace.root)
+    folder = results_folder(workspace, "sft")
+    if kind == "stale":
+        republish(workspace, "sft", **{"models/sft": "another adapter"})
+    elif kind == "foreign":
+        (folder / MANIFEST).unlink()
+    elif kind == "altered":
+        results = read_json(folder / "arc_easy.json")
+        results["results"]["demo_arc_easy"]["acc,none"] = 1.0
+        write_json(folder / "arc_easy.json", results)
+    else:
+        write_text(workspace.adapter("sft", 0) / "adapter_model.safetensors", "other weights")
+    metrics = write_metrics(workspace, settings)
+    write_report(workspace, settings)
+    reasons = {
+        "stale": "input models/sft changed",
+        "foreign": "no manifest.json says what it was made from",
+        "altered": "arc_easy.json fails its checksum",
+        "retrained": "adapter_model.safetensors fails its checksum",
+    }
+    refused = metrics["tests"]["refused"]
+    assert [(row["method"], row["kind"], row["reason"]) for row in refused] == [
+        ("sft", "tune" if kind == "retrained" else "evaluate", reasons[kind])
+    ]
+    assert {row["value"] for row in metrics["comparison"]["scores"] if row["method"] == "sft"} == {None}
+    assert None not in {row["value"] for row in metrics["comparison"]["scores"] if row["method"] != "sft"}
+    trained = next(run for run in metrics["training"]["runs"] if run["method"] == "sft")
+    assert (trained["metrics"] is None) == (kind == "retrained")
+    report = report_of(workspace)
+    assert "### Not used" in report and reasons[kind] in report and "### Not used" not in report_of(study)
+    assert "**LoRA SFT**: not measured on" in report
+
+
+def test_a_failed_benchmark_is_missing_and_the_rest_is_used(
+    study: Workspace, settings: Settings, tmp_path: Path
+) -> None:
+    workspace = Workspace(tmp_path / "copy")
+    shutil.copytree(study.root, workspace.root)
+    for path in results_folder(workspace, "dpo").glob("mmlu*"):
+        path.unlink()
+    republish(workspace, "dpo", {"mmlu": "RuntimeError: the answer is lost"})
+    metrics = write_metrics(workspace, settings)
+    write_charts(workspace, settings)
+    write_report(workspace, settings)
+    values = {row["benchmark"]: row["value"] for row in metrics["comparison"]["scores"] if row["method"] == "dpo"}
+    assert values.pop("mmlu") is None and None not in values.values()
+    assert "| DPO (seed 0) | MMLU failed | RuntimeError: the answer is lost |" in report_of(workspace)
+    state = study_stages(settings, workspace)["evaluate-dpo"].state()
+    assert not state.done and not state.reasons and list(state.failures) == ["mmlu"]
+
+
+def test_a_figure_that_is_gone_casts_no_doubt_on_the_rest(study: Workspace, settings: Settings, tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "copy")
+    shutil.copytree(study.root, workspace.root)
+    (results_folder(workspace, "sft") / "speed.json").unlink()
+    shutil.rmtree(workspace.adapter("dpo", 0))
+    metrics = write_metrics(workspace, settings)
+    assert metrics["tests"]["refused"] == []
+    assert None not in {row["value"] for row in metrics["comparison"]["scores"]}
+    runs = {run["method"]: run for run in metrics["efficiency"]["runs"]}
+    assert runs["sft"]["inference_tokens_per_second"] is None and runs["dpo"]["train_seconds"] is None
+
+
+def test_win_rates_and_forgetting_stand_in_the_report(study: Workspace, settings: Settings) -> None:
+    metrics = {name: load_metrics(study, name) for name in ("comparison", "tests", "win_rates", "forgetting")}
+    pick = recommendations(metrics, settings)[-1]
+    assert pick["use_case"] == "Answers that a reward model prefers" and pick["method"] == "sft"
+    report = report_of(study)
+    assert "### Answers to held-out instructions" in report and "### Forgetting" in report
+    rate = metrics["win_rates"]["rows"][0]["win_rate"]
+    assert f"| {100 * rate:.1f}% |" in report
+    assert f"| {metrics['forgetting']['rows'][0]['difference']:+.4f} |" in report
+
+
 def test_writing_again_gives_the_same_bytes(study: Workspace, settings: Settings, tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "again")
     build_study(workspace.root, settings)
@@ -361,13 +516,6 @@ def larger(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, Setting
     """A study of five methods, three seeds and a search for every learning rate, with its report."""
     settings = load_settings("demo", LARGER)
     workspace = build_study(tmp_path_factory.mktemp("larger") / "workspace", settings)
-    for method in study_methods(settings):
-        losses = {"learning_rate": 1e-4, "val_loss": 1.5, "failure": None}, {
-            "learning_rate": 1e-3, "val_loss": None, "failure": "the loss of step 4 is nan",
-        }  # fmt: skip
-        search = {"method": method, "candidates": losses, "chosen": 1e-4, "at_edge": method == "ia3"}
-        write_json(workspace.search(method) / "search.json", search)
-        write_json(workspace.search(method) / "cost.json", {"seconds": 12.0, "tokens": 3400})
     write_metrics(workspace, settings)
     write_charts(workspace, settings)
     write_report(workspace, settings)

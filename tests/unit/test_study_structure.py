@@ -23,7 +23,7 @@ from tasks.tune.search import Candidate, candidates
 from tasks.tune.work import TrainingWork
 
 WHOLE: Plan = {"processes": 1, "micro_batch": 4, "gradient_checkpointing": False}
-KINDS = ("search", "tune", "evaluate")
+KINDS = ("search", "tune", "evaluate", "judge")
 RATES: dict[str, Any] = {f"tuning.{name}.search_rates": [1e-4, 1e-3] for name in ("sft", "prompt_tuning", "dpo")}
 
 
@@ -66,7 +66,8 @@ def test_stages_of_one_seed_are_called_as_ever(tmp_path: Path) -> None:
     names = list(study_stages(load_settings("demo"), Workspace(tmp_path)))
     tuned = ["tune-sft", "tune-prompt_tuning", "tune-dpo"]
     evaluated = ["evaluate-base", "evaluate-sft", "evaluate-prompt_tuning", "evaluate-dpo"]
-    assert names == ["world", "generate", "filter", "prefer", *tuned, *evaluated, "report"]
+    judged = ["judge-base", "judge-sft", "judge-prompt_tuning", "judge-dpo"]
+    assert names == ["world", "generate", "filter", "prefer", *tuned, *evaluated, *judged, "report"]
 
 
 def test_stages_of_many_seeds_methods_and_searches(tmp_path: Path) -> None:
@@ -74,8 +75,11 @@ def test_stages_of_many_seeds_methods_and_searches(tmp_path: Path) -> None:
     settings, place = load_settings("demo", RATES | more), Workspace(tmp_path)
     stages = study_stages(settings, place)
     sft = [name for name in stages if "sft" in name]
-    assert sft == ["search-sft", "tune-sft", "tune-sft-seed-5", "evaluate-sft", "evaluate-sft-seed-5"]
-    assert [name for name in stages if "base" in name] == ["evaluate-base"]
+    assert sft == [
+        *("search-sft", "tune-sft", "tune-sft-seed-5", "evaluate-sft", "evaluate-sft-seed-5"),
+        *("judge-sft", "judge-sft-seed-5"),
+    ]
+    assert [name for name in stages if "base" in name] == ["evaluate-base", "judge-base"]
     assert {"search-ia3", "tune-ia3", "tune-ia3-seed-5", "evaluate-ia3-seed-5"} <= set(stages)
     folders = {name: place.relative(stages[name].folder) for name in (*sft, "evaluate-base")}
     assert folders == {
@@ -84,10 +88,17 @@ def test_stages_of_many_seeds_methods_and_searches(tmp_path: Path) -> None:
         "tune-sft-seed-5": "models/sft/seed-5",
         "evaluate-sft": "evaluation/results/sft-seed-4",
         "evaluate-sft-seed-5": "evaluation/results/sft-seed-5",
+        "judge-sft": "evaluation/answers/sft-seed-4",
+        "judge-sft-seed-5": "evaluation/answers/sft-seed-5",
         "evaluate-base": "evaluation/results/base",
     }
     read = set(stages["report"].inputs())
-    assert {"models/sft/search", "models/dpo/seed-5", "evaluation/results/ia3-seed-5"} <= read
+    assert {
+        "models/sft/search",
+        "models/dpo/seed-5",
+        "evaluation/results/ia3-seed-5",
+        "evaluation/answers/base",
+    } <= read
     assert len(study_runs(settings)) == 4 * 2 + 1
 
 
@@ -95,21 +106,21 @@ def test_more_seeds_leave_the_first_ones_alone(place: Workspace) -> None:
     publish_all(load_settings("demo"), place)
     assert stale(load_settings("demo"), place) == set()
     methods = ("sft", "prompt_tuning", "dpo")
-    expected = {f"{kind}-{method}-seed-1" for kind in ("tune", "evaluate") for method in methods}
+    expected = {f"{kind}-{method}-seed-1" for kind in ("tune", "evaluate", "judge") for method in methods}
     assert stale(load_settings("demo", {"tuning.seeds": 2}), place) == expected
 
 
 def test_a_further_method_leaves_the_others_alone(place: Workspace) -> None:
     publish_all(load_settings("demo"), place)
     further = load_settings("demo", {"tuning.also.prefix_tuning.learning_rate": 1e-2})
-    assert stale(further, place) == {"tune-prefix_tuning", "evaluate-prefix_tuning"}
+    assert stale(further, place) == {"tune-prefix_tuning", "evaluate-prefix_tuning", "judge-prefix_tuning"}
 
 
 def test_a_longer_soft_prompt_leaves_less_room_for_every_models_questions(place: Workspace) -> None:
     publish_all(load_settings("demo"), place)
     further = load_settings("demo", {"tuning.also.p_tuning": {"learning_rate": 1e-2, "num_virtual_tokens": 40}})
     evaluated = {f"evaluate-{method}" for method, _ in study_runs(further)}
-    assert stale(further, place) == {"tune-p_tuning", *evaluated}
+    assert stale(further, place) == {"tune-p_tuning", "judge-p_tuning", *evaluated}
 
 
 def test_dpo_starts_from_the_sft_adapter_of_its_own_seed(place: Workspace) -> None:
@@ -120,7 +131,7 @@ def test_dpo_starts_from_the_sft_adapter_of_its_own_seed(place: Workspace) -> No
     assert job["sft_adapter"] == str(place.adapter("sft", 1)) and job["seed"] == 1
     with publishing(place.adapter("sft", 1), stages["tune-sft-seed-1"].require_key(), {}) as folder:
         write_json(folder / "result.json", {"another": "adapter"})
-    assert stale(settings, place) == {"tune-dpo-seed-1", "evaluate-sft-seed-1"}
+    assert stale(settings, place) == {"tune-dpo-seed-1", "evaluate-sft-seed-1", "judge-sft-seed-1"}
 
 
 def test_the_questions_are_the_same_for_every_seed(place: Workspace) -> None:
@@ -157,7 +168,7 @@ def test_another_list_of_rates_touches_its_method_only(place: Workspace) -> None
     publish(study_stages(other, place)["search-prompt_tuning"], chosen=1e-2)
     assert stale(other, place) == {"tune-prompt_tuning"}
     publish(study_stages(other, place)["tune-prompt_tuning"])
-    assert stale(other, place) == {"evaluate-prompt_tuning"}
+    assert stale(other, place) == {"evaluate-prompt_tuning", "judge-prompt_tuning"}
 
 
 def test_the_order_of_the_rates_and_the_required_one_do_not_matter(place: Workspace) -> None:
