@@ -347,7 +347,9 @@ class EvaluationSettings(Section):
     speed_new_tokens: Positive = Field(128, description="length of the inference speed measurement [tokens]")
     speed_rows: Positive = Field(8, description="prompts in the inference speed measurement [rows]")
     speed_repeats: Positive = Field(5, description="timed repeats of it, after a warm-up; the median counts [runs]")
-    permutations: Positive = Field(20_000, description="sign patterns drawn where there are too many to try all")
+    permutations: Positive = Field(
+        20_000, description="sign patterns drawn where they cannot be counted, and resamples of seeds and questions"
+    )
     alpha: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.05, description="family-wise error rate; intervals cover 1-alpha"
     )
