@@ -38,7 +38,6 @@ from tasks.report.words import (
     number,
     percent,
     points,
-    probability,
     size,
 )
 from tasks.tune.methods import METHODS
@@ -383,11 +382,18 @@ def _results(metrics: Metrics, settings: Settings) -> str:
             count(row["questions"]),
             "each question" if row["questions"] and row["clusters"] is None else count(row["clusters"]),
             count(row["changed"]),
+            _where_it_applies(row, "right_to_wrong", 1),
+            _where_it_applies(row, "wrong_to_right", 1),
             count(row["unpaired"]),
-            "does not apply" if row["questions"] and row["p_mcnemar"] is None else probability(row["p_mcnemar"]),
+            _where_it_applies(row, "p_mcnemar"),
+            *_over_seeds(row, settings),
         )
         for row in figure(metrics["tests"], "tests") or []
     ]
+    tests_header = ["Method", "Benchmark", "Questions", "Clusters", "Answers changed", "Right to wrong"]
+    tests_header += ["Wrong to right", "Left out", "p (McNemar)"]
+    if settings.tuning.seeds > 1:
+        tests_header.append(f"{1 - options.alpha:.0%} interval over seeds")
     return "\n\n".join(
         [
             "lm-evaluation-harness scored every method in the same process layout, precision, batch size "
@@ -405,11 +411,7 @@ def _results(metrics: Metrics, settings: Settings) -> str:
             "not seen.",
             table(contrasts_header, contrasts, "metrics/comparison.json", "contrasts"),
             chart("differences", "Differences to the base model on the same questions", "metrics/comparison.json"),
-            table(
-                ("Method", "Benchmark", "Questions", "Clusters", "Answers changed", "Left out", "p (McNemar)"),
-                tests,
-                "metrics/tests.json",
-            ),
+            table(tests_header, tests, "metrics/tests.json"),
             *_few_clusters(metrics),
             *filter(
                 None,
@@ -425,6 +427,19 @@ def _results(metrics: Metrics, settings: Settings) -> str:
     )
 
 
+def _where_it_applies(row: Metrics, name: str, digits: int = 3) -> str:
+    """A figure of right and wrong answers, which graded ones do not have, nor clustered ones McNemar's p."""
+    value = row.get(name, NOT_MEASURED)
+    return "does not apply" if row["questions"] and value is None else number(value, digits)
+
+
+def _over_seeds(row: Metrics, settings: Settings) -> list[str]:
+    """The interval for new trainings too, in a study that has several."""
+    low, high = figure(row, "seeds", "low"), figure(row, "seeds", "high")
+    known = NOT_MEASURED if low is None or high is None else f"{points(low)} to {points(high)}"
+    return [known] if settings.tuning.seeds > 1 else []
+
+
 def _few_clusters(metrics: Metrics) -> list[str]:
     """With few subjects no difference, however large, passes Holm's first step; say so."""
     rows = [row for row in figure(metrics["tests"], "tests") or [] if row["clusters"]]
@@ -433,8 +448,13 @@ def _few_clusters(metrics: Metrics) -> list[str]:
     weak = sorted({(row["benchmark"], row["clusters"]) for row in rows if 2 ** (1 - row["clusters"]) * tests > alpha})
     return [
         f"{benchmark_name(name)} has {clusters} subjects: the test's smallest p is 2/2^{clusters} = "
-        f"{2 ** (1 - clusters):.3g}, too large for Holm's first step over {tests} tests. Only after smaller p values "
-        "elsewhere can a difference on it count."
+        f"{2 ** (1 - clusters):.3g}, "
+        + (
+            "so that no difference on it can count, however large."
+            if 2 ** (1 - clusters) > alpha
+            else f"too large for Holm's first step over {tests} tests. Only after smaller p values elsewhere can a "
+            "difference on it count."
+        )
         for name, clusters in weak
     ]
 
@@ -549,7 +569,12 @@ def _limitations(metrics: Metrics, settings: Settings) -> list[str]:
         "All training data is synthetic and English; a model wrote it, a model scored it, and no person read it."
         + ("" if figure(metrics["human"], "raters") else " No person rated the models' answers."),
         f"Trained with {len(seeds)} seed{'s' * (len(seeds) != 1)}: the intervals hold for new questions"
-        + (", not for another training run." if len(seeds) < 2 else "; seeds are averaged."),
+        + (
+            ", not for another training run."
+            if len(seeds) < 2
+            else " and these adapters, averaged over seeds, and so do the verdicts. The interval over seeds, beside "
+            "the tests, holds for new trainings on the same data too."
+        ),
         "The learning rates were chosen on the validation rows among few candidates; nothing else was."
         if settings.tuning.sft.search_rates
         else "The learning rates are the profile's; none was searched for on validation data, so a method may be shown "
