@@ -9,7 +9,7 @@ from typing import Any
 from configs.settings import Settings
 from storage.files import write_text
 from storage.workspace import Workspace
-from tasks.evaluate.compare import figure, verdict
+from tasks.evaluate.compare import REFERENCE, figure, verdict
 from tasks.evaluate.results import BASE, TUNED, study_methods, study_seeds
 from tasks.report.attached import attached_section
 from tasks.report.beyond import forgetting_section, refused_section, win_rate_section
@@ -26,8 +26,10 @@ from tasks.report.tables import (
     code,
     contrast_rows,
     efficiency_rows,
+    escape,
     score_rows,
     table,
+    verdict_grid,
 )
 from tasks.report.words import (
     NOT_MEASURED,
@@ -162,6 +164,8 @@ def _dataset(metrics: Metrics, settings: Settings) -> str:
         ("Share of attempts that gave a complete pair", percent(figure(raw, "success_rate"))),
         ("Mean instruction length [words]", number(figure(raw, "mean_instruction_words"), 1)),
         ("Mean response length [words]", number(figure(raw, "mean_response_words"), 1)),
+        ("Tokens drawn for them", count(figure(data, "cost", "raw", "tokens"))),
+        ("Time of drawing them", duration(figure(data, "cost", "raw", "seconds"))),
         ("Rows after filtering", count(figure(rows, "filtered"))),
         ("Mean quality score of the kept rows", number(figure(data, "quality", "mean"))),
         ("SFT training / validation / test rows", _splits(rows, "sft")),
@@ -206,6 +210,7 @@ def _dataset(metrics: Metrics, settings: Settings) -> str:
                 "metrics/dataset.json",
                 "quality_parts",
             ),
+            *_example(metrics),
             chart("preference_margins", "Score margins of the preference pairs", "metrics/dataset.json"),
             _responders(preference),
         ]
@@ -214,6 +219,16 @@ def _dataset(metrics: Metrics, settings: Settings) -> str:
 
 def _splits(rows: Any, name: str) -> str:
     return " / ".join(count(figure(rows, f"{name}_{split}")) for split in ("train", "val", "test"))
+
+
+def _example(metrics: Metrics) -> list[str]:
+    """One training row and one pair, as they are trained on."""
+    shown = figure(metrics["dataset"], "example") or {}
+    lines = [f"- {name}: {escape(text)}" for name, text in shown.items() if text]
+    if not lines:
+        return []
+    source = "Source: [`metrics/dataset.json`](metrics/dataset.json) (example)."
+    return ["An example, the first row and the first pair of the training splits:", "\n".join(lines), source]
 
 
 def _responders(preference: Any) -> str:
@@ -248,6 +263,10 @@ def _methods(metrics: Metrics, settings: Settings) -> str:
         ("Epochs", *(f"{section.epochs:g}" for section in sections.values())),
         ("Batch size [rows]", *(f"{section.batch_size:g}" for section in sections.values())),
         ("Peak learning rate", *(NOT_MEASURED if rate is None else f"{rate:g}" for rate in rates.values())),
+        ("Learning rate after warm-up", *(f"{section.schedule} to 0" for section in sections.values())),
+        ("Warm-up", *(f"{section.warmup_share:.0%} of the steps" for section in sections.values())),
+        ("Weight decay", *(f"{section.weight_decay:g}" for section in sections.values())),
+        ("Largest gradient norm", *(f"{section.max_grad_norm:g}" for section in sections.values())),
         ("Longest row [tokens]", *(f"{section.max_length:g}" for section in sections.values())),
         ("Trainable parameters", *(count(figure(runs.get(method), "trainable_parameters")) for method in sections)),
         ("Of all parameters [%]", *(number(figure(runs.get(method), "trainable_percent"), 4) for method in sections)),
@@ -258,7 +277,7 @@ def _methods(metrics: Metrics, settings: Settings) -> str:
             f"**LoRA** ({arxiv('2106.09685')}) adds low-rank updates to its attention matrices. **Prompt tuning** "
             f"({arxiv('2104.08691')}) trains embeddings that precede every input and nothing else. **DPO** "
             f"({arxiv('2305.18290')}) goes on from the LoRA adapter with preference pairs; that adapter, frozen, "
-            "is its reference.",
+            "is its reference. The optimizer is AdamW in fp32.",
             table(
                 (_corner(settings), *map(method_name, sections)),
                 rows,
@@ -299,6 +318,7 @@ def _training(metrics: Metrics, settings: Settings) -> str:
     def lost(method: str) -> list[str]:
         return [count(own(method, "rows", "train", name)) for name in ("rows", "dropped", "cut")]
 
+    accuracies = " / ".join(percent(own("dpo", "eval", split, "accuracy")) for split in ("val", "test"))
     yes = {True: "yes", False: "no", None: NOT_MEASURED}
     rows = [
         ("Training rows / dropped as too long / cut", *(" / ".join(lost(method)) for method in methods)),
@@ -307,16 +327,8 @@ def _training(metrics: Metrics, settings: Settings) -> str:
         ("Training loss converged", *(yes[own(method, "convergence", "converged")] for method in methods)),
         ("Validation loss, before to after", *(change(method, "val") for method in methods)),
         ("Test loss, before to after", *(change(method, "test") for method in methods)),
-        ("First loss", *("" if method != "dpo" else number(own("dpo", "first_loss"), 6) for method in methods)),
-        (
-            "Preference accuracy, validation / test",
-            *(
-                ""
-                if method != "dpo"
-                else " / ".join(percent(own("dpo", "eval", split, "accuracy")) for split in ("val", "test"))
-                for method in methods
-            ),
-        ),
+        ("First loss", *(_of_dpo(method, number(own("dpo", "first_loss"), 6)) for method in methods)),
+        ("Preference accuracy, validation / test", *(_of_dpo(method, accuracies) for method in methods)),
     ]
     test = own("sft", "convergence", "test")
     lines = [
@@ -324,11 +336,16 @@ def _training(metrics: Metrics, settings: Settings) -> str:
         table((_corner(settings), *map(method_name, methods)), rows, "metrics/training.json"),
         chart("loss_curves", "Training loss by step, and validation loss before and after", "metrics/training.json"),
         "Losses are means over answer tokens in nats; DPO's is a mean over pairs and starts at ln 2 = 0.693147, where "
-        "policy and reference agree. Validation and test rows were never trained on.",
+        "policy and reference agree. Validation and test rows were never trained on. The checklist takes preference "
+        "accuracy over both splits.",
     ]
     if test:
         lines.append(f'"Converged" is decided by a stated test: {test}')
     return "\n\n".join(lines)
+
+
+def _of_dpo(method: str, told: str) -> str:
+    return told if method == "dpo" else "does not apply"
 
 
 def _searches(metrics: Metrics, settings: Settings) -> list[str]:
@@ -408,7 +425,8 @@ def _results(metrics: Metrics, settings: Settings) -> str:
             f"{arxiv('2411.00640')}). p is from a sign-flip test that flips whole subjects together, and Holm's "
             f"adjustment runs over all {len(contrasts)} tests. The detectable difference is the smallest true one that "
             f"a test at {options.alpha:g} would find with {options.power:.0%} power: a smaller one may be there and is "
-            "not seen.",
+            "not seen. It is unknown where no answer changed, or where the subjects are too few for any test at this "
+            "level.",
             table(contrasts_header, contrasts, "metrics/comparison.json", "contrasts"),
             chart("differences", "Differences to the base model on the same questions", "metrics/comparison.json"),
             table(tests_header, tests, "metrics/tests.json"),
@@ -461,6 +479,7 @@ def _few_clusters(metrics: Metrics) -> list[str]:
 
 def _analysis(metrics: Metrics, settings: Settings) -> str:
     header, rows = efficiency_rows(metrics["efficiency"])
+    between_header, between = contrast_rows(metrics["comparison"], settings.evaluation.alpha, "between")
     gains = []
     for method in study_methods(settings):
         gain = mean_gain(metrics, method)
@@ -505,6 +524,11 @@ def _analysis(metrics: Metrics, settings: Settings) -> str:
                 "metrics/comparison.json",
                 "with metrics/tests.json and metrics/efficiency.json",
             ),
+            f"### Against {method_name(REFERENCE)}",
+            "The other methods' answers against those of the adapter that is the usual choice, on the same questions: "
+            "what one would gain or lose by choosing another. These tests are a family of their own for Holm's "
+            "adjustment, beside the primary one against the base model.",
+            table(between_header, between, "metrics/comparison.json", "between"),
             f"### {RECOMMENDATIONS}",
             "A method is eligible if it was compared on every benchmark, is significantly worse on none, and lowered "
             "its loss on test rows. DPO's costs include those of the SFT adapter it starts from."
@@ -551,10 +575,11 @@ def _conclusion(metrics: Metrics, settings: Settings) -> str:
     picks = recommendations(metrics, settings)
     decided = [f"- {pick['use_case']}: **{method_name(pick['method'])}**." for pick in picks if pick["method"]]
     open_ = [pick["use_case"][0].lower() + pick["use_case"][1:] for pick in picks if not pick["method"]]
-    lines = [
-        f"- {method_name(method)}: {_verdict_sentence(metrics, settings, method)}" for method in study_methods(settings)
+    header, rows = verdict_grid(metrics["comparison"], settings.evaluation.alpha)
+    text = [
+        "Differences to the base model in points; open: not distinguishable at this size.",
+        table(header, rows, "metrics/comparison.json", "contrasts"),
     ]
-    text = ["Against the base model:", "\n".join(lines)]
     if decided:
         text += ["By the rules above, the figures recommend:", "\n".join(decided)]
     if open_:

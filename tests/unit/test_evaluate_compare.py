@@ -14,6 +14,7 @@ from storage.files import read_json, read_jsonl, write_json, write_jsonl
 from storage.workspace import Workspace
 from tasks.evaluate.compare import build_comparison, build_efficiency, verdict
 from tasks.evaluate.results import load_samples, results_folder
+from tasks.evaluate.statistics import holm
 from tests.unit.test_report_study import QUESTIONS, SUBJECTS, build_study, write_answers
 
 SCORE_KEYS = {"method", "seed", "benchmark", "metric", "value", "stderr"}
@@ -48,7 +49,7 @@ def _by_name(rows: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]
 
 def test_format_is_the_designs(workspace: Workspace, settings: Settings) -> None:
     comparison, tests = build_comparison(workspace, settings)
-    assert set(comparison) == {"scores", "contrasts"}
+    assert set(comparison) == {"scores", "contrasts", "between"}
     assert len(tests["tests"]) == 12 and all(set(row) == TEST_KEYS for row in tests["tests"])
     assert len(comparison["scores"]) == 16 and all(set(row) == SCORE_KEYS for row in comparison["scores"])
     assert len(comparison["contrasts"]) == 12 and all(set(row) == CONTRAST_KEYS for row in comparison["contrasts"])
@@ -211,3 +212,16 @@ def test_efficiency_reads_what_was_measured(workspace: Workspace, settings: Sett
     merged = {method: run["inference_tokens_per_second_merged"] for method, run in runs.items()}
     assert merged == {"base": None, "sft": 1234.0, "prompt_tuning": None, "dpo": 1234.0}
     assert (runs["base"]["device"], runs["base"]["inference_device"]) == (None, "cpu")
+
+
+def test_other_methods_are_compared_with_lora_as_a_family_of_their_own(
+    workspace: Workspace, settings: Settings
+) -> None:
+    """On the same questions: the difference of two methods is that of their differences to the base model."""
+    comparison, _ = build_comparison(workspace, settings)
+    between, to_base = _by_name(comparison["between"]), _by_name(comparison["contrasts"])
+    assert {method for method, _ in between} == {"prompt_tuning", "dpo"}
+    for (method, benchmark), row in between.items():
+        expected = to_base[method, benchmark]["difference"] - to_base["sft", benchmark]["difference"]
+        assert row["baseline"] == "sft" and row["difference"] == pytest.approx(expected)
+    assert [row["p_holm"] for row in between.values()] == holm([row["p"] for row in between.values()])
