@@ -109,8 +109,8 @@ def _best_quality(metrics: Metrics, settings: Settings) -> Pick:
 
 def _preferred_answers(metrics: Metrics, settings: Settings) -> Pick:
     rule = (
-        "the method whose answers win against the base model's (Holm), also at equal length, and against whose "
-        "interval no other such method's win rate stands; worse on no benchmark"
+        "the method whose answers win against the base model's (Holm), also at equal length, if the win rate of no "
+        "other winner reaches its interval; worse on no benchmark"
     )
     alpha = settings.evaluation.alpha
     rows = {row["method"]: row for row in figure(metrics.get("win_rates"), "rows") or []}

@@ -136,7 +136,14 @@ def _summary(metrics: Metrics, settings: Settings) -> str:
     lines = []
     for method in study_methods(settings):
         lines.append(f"- **{method_name(method)}**: {_verdict_sentence(metrics, settings, method)}")
-    return "**In short**, against the base model on the same questions:\n\n" + "\n".join(lines)
+    parts = ["**In short**, against the base model on the same questions:", "\n".join(lines)]
+    wins = [row for row in figure(metrics["win_rates"], "rows") or [] if row["win_rate"] is not None]
+    if wins:
+        told = ", ".join(f"{method_name(row['method'])}'s in {percent(row['win_rate'], 0)}" for row in wins)
+        parts.append(
+            f"On held-out instructions the reward model prefers {told} of the cases to the base model's answers."
+        )
+    return "\n\n".join(parts)
 
 
 def _verdict_sentence(metrics: Metrics, settings: Settings, method: str) -> str:
@@ -224,7 +231,8 @@ def _splits(rows: Any, name: str) -> str:
 def _example(metrics: Metrics) -> list[str]:
     """One training row and one pair, as they are trained on."""
     shown = figure(metrics["dataset"], "example") or {}
-    lines = [f"- {name}: {escape(text)}" for name, text in shown.items() if text]
+    fields = ("instruction", "output", "prompt", "chosen", "rejected")
+    lines = [f"- {name}: {escape(shown[name])}" for name in fields if shown.get(name)]
     if not lines:
         return []
     source = "Source: [`metrics/dataset.json`](metrics/dataset.json) (example)."

@@ -10,6 +10,8 @@ from storage.workspace import Workspace
 from tasks.provenance import provenance
 from tasks.report.charts import write_charts
 from tasks.report.checklist import write_checklist
+from tasks.report.html import write_html
+from tasks.report.pdf import write_pdf
 from tasks.report.report import write_metrics, write_report
 from tasks.stages import Stage
 
@@ -20,7 +22,10 @@ def publish_report(settings: Settings, workspace: Workspace, stage: Stage) -> di
     write_checklist(workspace, settings)
     charts = write_charts(workspace, settings)
     report = write_report(workspace, settings)
+    documents = [report, write_html(workspace), write_pdf(workspace)]
     metrics = sorted((workspace.evaluation / "metrics").glob("*.json"))
     # all of it shows durations, which two equal runs do not share
-    write_manifest(workspace.evaluation, stage.require_key(), provenance(settings), [*metrics, *charts, report], ["*"])
+    write_manifest(
+        workspace.evaluation, stage.require_key(), provenance(settings), [*metrics, *charts, *documents], ["*"]
+    )
     return {"report": workspace.relative(report), "charts": len(charts)}
