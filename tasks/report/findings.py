@@ -298,8 +298,8 @@ def detectable(study: Study) -> str:
     known = [row["mde"] for row in study.contrasts.values() if row["mde"] is not None]
     if not known:
         return f"What difference this study could see was {NOT_MEASURED}"
-    which = "these" if len(known) == len(study.contrasts) else f"the {len(known)} measured"
-    return f"Half of {which} tests can only see true differences of {100 * median(known):.1f} points or more"
+    which = "these tests" if len(known) == len(study.contrasts) else f"the {len(known)} tests with changed answers"
+    return f"Half of {which} can only see true differences of {100 * median(known):.1f} points or more"
 
 
 def questions_needed(study: Study, target: float = 0.02) -> str:
