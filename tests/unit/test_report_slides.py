@@ -19,13 +19,14 @@ from configs.settings import Settings, load_settings
 from storage.files import read_json, write_json
 from storage.workspace import Workspace
 from tasks.evaluate.results import BASE, study_methods
+from tasks.evaluate.win_rates import FIGURES
 from tasks.report.charts import COLOURS, Z95
 from tasks.report.checklist import write_checklist
-from tasks.report.deck import SECONDS, clock
-from tasks.report.findings import certain, headline, load_study, memory, questions_needed, score_lead, trade_off
 from tasks.report.metrics import load_metrics, metrics_file, write_metrics
 from tasks.report.recommend import mean_gain
-from tasks.report.slides import write_slides
+from tasks.report.slides.deck import SECONDS, clock
+from tasks.report.slides.findings import certain, headline, load_study, memory, questions_needed, score_lead, trade_off
+from tasks.report.slides.write import write_slides
 from tasks.report.words import METHOD_NAMES, NOT_MEASURED, method_name, number, percent, points
 from tests.unit.test_report_study import build_study
 
@@ -45,7 +46,8 @@ def study_of(root: Path, settings: Settings) -> Workspace:
 def add_optional(workspace: Workspace, settings: Settings) -> None:
     """The metrics files that a study need not have."""
     rates = [
-        {"method": method, "baseline": BASE, "win_rate": 0.5 + place / 50, "low": 0.45, "high": 0.75}
+        dict.fromkeys(FIGURES)
+        | {"method": method, "baseline": BASE, "win_rate": 0.5 + place / 50, "low": 0.45, "high": 0.75}
         | {f"{name}_length_controlled": value for name, value in (("win_rate", 0.52), ("low", 0.4), ("high", 0.6))}
         for place, method in enumerate(study_methods(settings))
     ]
@@ -126,7 +128,7 @@ def test_about_fifteen_wide_slides_of_native_charts_and_tables(study: Workspace)
     assert 14 <= len(deck.slides) <= 17
     assert deck.slide_width / deck.slide_height == pytest.approx(16 / 9, abs=0.001)
     assert not [shape for slide in deck.slides for shape in slide.shapes if shape.shape_type == 13], "no pictures"
-    assert len(charts(deck)) == 2 + 2 + 4 + 1 + 1 + 2 and len(tables(deck)) == 5
+    assert len(charts(deck)) == 2 + 2 + 4 + 1 + 1 + 2 and len(tables(deck)) == 6
     titles = [slide.shapes.title.text_frame.text for slide in deck.slides]
     assert len(set(titles)) == len(titles) and all(len(title.split()) >= 4 for title in titles)
 
@@ -397,9 +399,14 @@ def test_nothing_measured_has_no_chart(tmp_path: Path, settings: Settings) -> No
 def test_further_measurements_have_a_slide_where_they_were_tried(
     study: Workspace, settings: Settings, tmp_path: Path
 ) -> None:
-    assert not any("Reward model" in row[0] for table in tables(deck_of(study)) for row in [cells(table)[0]])
     workspace = edited(study, tmp_path, "tests")
-    write_json(metrics_file(workspace, "win_rates"), None)
+    for name in ("win_rates", "forgetting"):
+        write_json(metrics_file(workspace, name), None)
+    without = Presentation(str(write_slides(workspace, settings)))
+    assert not any("Reward model" in cells(one)[0] for one in tables(without))
+    rates = read_json(metrics_file(study, "win_rates"))
+    blank = [row | dict.fromkeys(FIGURES) for row in rates["rows"]]
+    write_json(metrics_file(workspace, "win_rates"), rates | {"rows": blank})
     deck = Presentation(str(write_slides(workspace, settings)))
     table = next(cells(one) for one in tables(deck) if "Reward model" in cells(one)[0])
     assert [row[1:] for row in table[1:]] == [[NOT_MEASURED] * 2] * 3
@@ -410,11 +417,11 @@ def test_further_measurements_have_a_slide_where_they_were_tried(
     for line, row in zip(table[1:], rows, strict=True):
         assert line[0].replace("\u00a0", " ") == f"■ {method_name(row['method'])}"
         assert line[1] == f"{percent(row['win_rate'], 0)} (45% to 75%)"
-        assert line[3] == "+0.012 (+0.010 to +0.020)"
+        assert line[3] == "+0.012 ± 0.005"
     assert [line[4] == NOT_MEASURED for line in table[1:]] == [False, False, True]
     outside = next(cells(one) for one in tables(deck) if cells(one)[0][0] == "Evaluation")
     assert [row[3] for row in outside[1:-1]] == [number(i / 7) for i in range(8)] and outside[-1][0] == "and 4 more"
-    assert len(deck.slides) == len(deck_of(study).slides) + 2
+    assert len(deck.slides) == len(without.slides) + 2
 
 
 def test_equal_inputs_give_equal_bytes(study: Workspace, settings: Settings) -> None:

@@ -25,7 +25,7 @@ from pptx.oxml.ns import nsdecls, qn
 from pptx.util import Inches, Pt
 
 from tasks.report.charts import DROP, NEUTRAL
-from tasks.report.deck import INK, RULE, WHITE, Box, colour, write
+from tasks.report.slides.deck import INK, RULE, WHITE, Box, colour, write
 from tasks.report.words import NOT_MEASURED
 
 LABEL_SIZE, TITLE_SIZE = 14, 16

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from tasks.evaluate.compare import figure
-from tasks.report import findings
 from tasks.report.charts import COLOURS
-from tasks.report.deck import BODY, WHITE, Box, Cell, Deck, arrow, box_of_text, method_cell, table, write
-from tasks.report.deck_charts import Curve, curves, histogram, waterfall
-from tasks.report.findings import Study, rows
+from tasks.report.slides import findings
+from tasks.report.slides.charts import Curve, curves, histogram, waterfall
+from tasks.report.slides.deck import BODY, WHITE, Box, Cell, Deck, arrow, box_of_text, method_cell, table, write
+from tasks.report.slides.findings import Study, rows
 from tasks.report.words import NOT_MEASURED, benchmark_name, count, few, listed, method_name, number, percent, short
 
 MADE, TUNED = "#dbeefb", "#fdebd0"

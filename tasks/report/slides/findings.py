@@ -14,7 +14,7 @@ from storage.workspace import Workspace
 from tasks.evaluate.compare import CONTRAST_FIGURES, TEST_FIGURES, figure, verdict
 from tasks.evaluate.results import BASE, study_methods
 from tasks.report.charts import Z95
-from tasks.report.metrics import load_metrics, metrics_file
+from tasks.report.metrics import load_metrics
 from tasks.report.recommend import mean_gain, path_costs, recommendations
 from tasks.report.words import (
     NOT_MEASURED,
@@ -122,7 +122,7 @@ class Study:
 def load_study(workspace: Workspace, settings: Settings) -> Study:
     """Read every metrics file that is there."""
     metrics = {name: load_metrics(workspace, name) for name in (*NAMES, *OPTIONAL)}
-    return Study(settings, metrics, frozenset(name for name in OPTIONAL if metrics_file(workspace, name).is_file()))
+    return Study(settings, metrics, frozenset(name for name in OPTIONAL if metrics[name]))
 
 
 def rows(record: Any, *path: str) -> list[Any]:

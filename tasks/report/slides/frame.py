@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tasks.report import findings
-from tasks.report.deck import BODY, Cell, Deck, method_cell, table, write
-from tasks.report.findings import Study, rows
+from tasks.report.slides import findings
+from tasks.report.slides.deck import BODY, Cell, Deck, method_cell, table, write
+from tasks.report.slides.findings import Study, rows
 from tasks.report.tables import checklist_summary, measured_text
 from tasks.report.words import NOT_MEASURED, benchmark_name, listed, method_name, plural
 

@@ -7,12 +7,12 @@ from typing import Any
 
 from tasks.evaluate.compare import figure
 from tasks.evaluate.results import BASE
-from tasks.report import findings
 from tasks.report.charts import COLOURS, MARKERS, MIB, Z95
-from tasks.report.deck import BODY, Cell, Deck, method_cell, table, unbroken, write
-from tasks.report.deck_charts import Curve, Panel, Series, columns, intervals, panels, scatter
-from tasks.report.findings import Study, rows
 from tasks.report.recommend import mean_gain
+from tasks.report.slides import findings
+from tasks.report.slides.charts import Curve, Panel, Series, columns, intervals, panels, scatter
+from tasks.report.slides.deck import BODY, Cell, Deck, method_cell, table, unbroken, write
+from tasks.report.slides.findings import Study, rows
 from tasks.report.words import (
     NOT_MEASURED,
     benchmark_name,
@@ -200,7 +200,7 @@ def beyond(study: Study, deck: Deck) -> None:
     if {"win_rates", "human"} & study.attempted:
         text.append("Share of answers preferred to the base model's; ties count half, 50% is no difference.")
     if "forgetting" in study.attempted:
-        text.append("Forgetting: rise of the loss on general text.")
+        text.append("Forgetting: rise of the loss on general text ± half its interval.")
     write(slide, lower, [" ".join(text)], (18,))
 
 
@@ -238,7 +238,7 @@ def _win_rate_length_controlled(row: Any) -> str:
 
 def _forgetting(row: Any) -> str:
     value, low, high = (figure(row, name) for name in ("difference", "low", "high"))
-    spread = "" if low is None or high is None else f" ({low:+.3f} to {high:+.3f})"
+    spread = "" if low is None or high is None else f" ± {(high - low) / 2:.3f}"
     return NOT_MEASURED if value is None else f"{value:+.3f}{spread}"
 
 
