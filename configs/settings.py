@@ -352,7 +352,9 @@ class EvaluationSettings(Section):
     )
     answer_rows: Positive = Field(200, description="held-out instructions each model answers, for win rates [rows]")
     answer_max_new_tokens: Positive = Field(512, description="longest of these answers [tokens]")
-    permutations: Positive = Field(20_000, description="sign patterns drawn where there are too many to try all")
+    permutations: Positive = Field(
+        20_000, description="sign patterns drawn where they cannot be counted, and resamples of seeds and questions"
+    )
     alpha: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.05, description="family-wise error rate; intervals cover 1-alpha"
     )

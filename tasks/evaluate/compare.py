@@ -6,20 +6,42 @@ Every figure is read from a published file; one that is not there is None, never
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from configs.settings import BenchmarkSettings, Settings
 from storage.workspace import Workspace
-from tasks.evaluate.results import BASE, SPEED, load_json, load_samples, results_folder, study_methods, study_runs
-from tasks.evaluate.statistics import Estimate, estimate, holm, mcnemar_p, sign_flip_p
+from tasks.evaluate.results import (
+    BASE,
+    SPEED,
+    load_json,
+    load_samples,
+    results_folder,
+    study_methods,
+    study_runs,
+    study_seeds,
+)
+from tasks.evaluate.statistics import (
+    Estimate,
+    estimate,
+    estimate_over_seeds,
+    holm,
+    mcnemar_p,
+    sign_flip_level,
+    sign_flip_p,
+)
 
 Question = tuple[str, str, int]
 Answers = dict[Question, tuple[float, str | None]]
 Read = dict[tuple[str, int, str], Answers | None]
 
+REFERENCE = "sft"
+"""The method that the others are compared with, beside the base model."""
 CONTRAST_FIGURES = ("difference", "low", "high", "p", "p_holm", "mde")
-TEST_FIGURES = ("questions", "clusters", "unpaired", "changed", "stderr", "p_mcnemar")
+TEST_FIGURES = (
+    "questions", "clusters", "unpaired", "changed", "right_to_wrong", "wrong_to_right", "stderr", "p_mcnemar", "seeds",
+)  # fmt: skip
 
 
 def build_comparison(
@@ -27,7 +49,10 @@ def build_comparison(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """`comparison.json`, each method's scores and its paired differences to the base model, and `tests.json`.
 
-    The second says on how many questions and clusters each contrast rests, and gives the test beside the primary one.
+    The second says on how many questions and clusters each contrast rests, gives the test beside the primary one, and
+    how many questions the base model had right and the method wrong, and the reverse (means over seeds; None where
+    answers are not right or wrong). Differences, intervals, tests and verdicts hold for the trained adapters, averaged
+    over seeds, on new questions; `seeds` holds the interval for new trainings as well, None with one seed.
 
     Args:
         workspace: with `evaluation/results/`.
@@ -39,9 +64,11 @@ def build_comparison(
         for method, seed in study_runs(settings)
         for name, benchmark in settings.evaluation.benchmarks.items()
     }
-    contrasts, tests = _contrasts(read, settings)
+    methods = study_methods(settings)
+    contrasts, tests = _contrasts(read, settings, methods, BASE)
+    between, _ = _contrasts(read, settings, [method for method in methods if method != REFERENCE], REFERENCE)
     options = settings.evaluation
-    return {"scores": _scores(workspace, read, settings), "contrasts": contrasts}, {
+    return {"scores": _scores(workspace, read, settings), "contrasts": contrasts, "between": between}, {
         "alpha": options.alpha,
         "power": options.power,
         "adjustment": f"Holm over {sum(row['p'] is not None for row in contrasts)} method × benchmark tests",
@@ -150,40 +177,57 @@ def _scores(workspace: Workspace, read: Read, settings: Settings) -> list[dict[s
     return rows
 
 
-def _contrasts(read: Read, settings: Settings) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _contrasts(
+    read: Read, settings: Settings, methods: Sequence[str], baseline: str
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Each method against the baseline on each benchmark: figures, and what they rest on. Holm's family is all."""
     options = settings.evaluation
     contrasts: list[dict[str, Any]] = []
     tests: list[dict[str, Any]] = []
-    for method in study_methods(settings):
+    for method in methods:
         for name, benchmark in options.benchmarks.items():
-            known = {"method": method, "baseline": BASE, "benchmark": name, "metric": benchmark.metric}
-            base = read[BASE, settings.seed, name]
-            runs = [answers for (one, _, asked), answers in read.items() if (one, asked) == (method, name) and answers]
-            differences = _differences(runs, base)
-            if not differences:
+            known = {"method": method, "baseline": baseline, "benchmark": name, "metric": benchmark.metric}
+            pairs = _pairs(read, settings, method, baseline, name)
+            shared = _shared(pairs)
+            if not shared:
                 contrasts.append(known | dict.fromkeys(CONTRAST_FIGURES))
                 tests.append(known | dict.fromkeys(TEST_FIGURES))
                 continue
-            mean = _estimate(differences)
-            values, clusters = _columns(differences)
+            own = [[run[question][0] - base[question][0] for question in shared] for run, base in pairs]
+            values = [sum(answers) / len(pairs) for answers in zip(*own, strict=True)]
+            clusters = _clusters([pairs[0][1][question] for question in shared])
+            mean = estimate(values, clusters)
             low, high = mean.interval(1 - options.alpha)
+            level = sign_flip_level(values, clusters, alpha=options.alpha, draws=options.permutations)
             contrasts.append(
                 known
                 | {"difference": mean.value, "low": low, "high": high}
                 | {"p": sign_flip_p(values, clusters, draws=options.permutations, seed=settings.seed), "p_holm": None}
-                | {"mde": mean.detectable(options.alpha, options.power)}
+                | {"mde": mean.detectable(level, options.power)}
             )
-            questions = set(base or ()).union(*runs)
+            lost, gained = _flips(pairs, shared)
             tests.append(
                 known
                 | {"questions": mean.questions, "clusters": mean.clusters if clusters else None}
-                | {"unpaired": len(questions) - mean.questions, "changed": sum(value != 0 for value in values)}
+                | {"unpaired": len({question for pair in pairs for run in pair for question in run}) - mean.questions}
+                | {"changed": sum(value != 0 for value in values), "right_to_wrong": lost, "wrong_to_right": gained}
                 | {"stderr": mean.stderr, "p_mcnemar": mcnemar_p(values) if clusters is None else None}
+                | {"seeds": _over_seeds(own, clusters, settings)}
             )
     measured = [row for row in contrasts if row["p"] is not None]
     for row, adjusted in zip(measured, holm([row["p"] for row in measured]), strict=True):
         row["p_holm"] = adjusted
     return contrasts, tests
+
+
+def _pairs(read: Read, settings: Settings, method: str, baseline: str, name: str) -> list[tuple[Answers, Answers]]:
+    """A method's answers and the baseline's, a pair a seed; the base model answers once for all of them."""
+    pairs = []
+    for seed in study_seeds(settings):
+        run, base = read[method, seed, name], read[baseline, settings.seed if baseline == BASE else seed, name]
+        if run and base:
+            pairs.append((run, base))
+    return pairs
 
 
 def _answers(workspace: Workspace, method: str, seed: int, name: str, benchmark: BenchmarkSettings) -> Answers | None:
@@ -202,22 +246,35 @@ def _answers(workspace: Workspace, method: str, seed: int, name: str, benchmark:
     return answers
 
 
-def _differences(runs: list[Answers], base: Answers | None) -> Answers:
-    """Per-question difference to the base model, averaged over seeds, of the questions that all have answered."""
-    if not runs or base is None:
-        return {}
-    shared = [question for question in base if all(question in run for run in runs)]
-    return {
-        question: (sum(run[question][0] for run in runs) / len(runs) - base[question][0], base[question][1])
-        for question in shared
-    }
+def _shared(pairs: Sequence[tuple[Answers, Answers]]) -> list[Question]:
+    """The questions that all have answered."""
+    first = pairs[0][1] if pairs else {}
+    return [question for question in first if all(question in run for pair in pairs for run in pair)]
 
 
-def _columns(answers: Answers) -> tuple[list[float], list[str] | None]:
-    values = [value for value, _ in answers.values()]
-    clusters = [cluster for _, cluster in answers.values() if cluster is not None]
-    return values, clusters if len(clusters) == len(values) else None
+def _over_seeds(own: Sequence[Sequence[float]], clusters: list[str] | None, settings: Settings) -> Any:
+    if len(own) < 2:
+        return None
+    confidence, draws = 1 - settings.evaluation.alpha, settings.evaluation.permutations
+    return asdict(estimate_over_seeds(own, clusters, confidence=confidence, draws=draws, seed=settings.seed))
+
+
+def _flips(
+    pairs: Sequence[tuple[Answers, Answers]], shared: Sequence[Question]
+) -> tuple[float, float] | tuple[None, None]:
+    """Questions that the baseline had right and a method wrong, and the reverse, in the mean over its seeds."""
+    told = Counter((base[question][0], run[question][0]) for run, base in pairs for question in shared)
+    if not {value for pair in told for value in pair} <= {0.0, 1.0}:
+        return None, None
+    lost, gained = told[1.0, 0.0], told[0.0, 1.0]
+    return (lost, gained) if len(pairs) == 1 else (lost / len(pairs), gained / len(pairs))
+
+
+def _clusters(answers: Collection[tuple[float, str | None]]) -> list[str] | None:
+    """The cluster of each answer, or None where any has none."""
+    clusters = [cluster for _, cluster in answers if cluster is not None]
+    return clusters if len(clusters) == len(answers) else None
 
 
 def _estimate(answers: Answers) -> Estimate:
-    return estimate(*_columns(answers))
+    return estimate([value for value, _ in answers.values()], _clusters(answers.values()))

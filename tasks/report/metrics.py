@@ -37,6 +37,7 @@ SFT_FIELDS = ("instruction", "output")
 DPO_FIELDS = ("prompt", "chosen", "rejected")
 SPLITS = ("train", "val", "test")
 MARGIN_BINS = 24
+EXAMPLE_WORDS = 60
 RULE_ORDER = (
     "truncated",
     "empty",
@@ -142,6 +143,7 @@ def build_dataset(workspace: Workspace) -> dict[str, Any]:
             )
         },
         "cost": {"raw": load_json(workspace.raw / "cost.json")},
+        "example": _example(workspace),
     }
 
 
@@ -266,6 +268,17 @@ def _margins(pairs: list[dict[str, Any]] | None) -> dict[str, Any] | None:
         "chosen_models": _shares(pairs, "chosen_model"),
         "rejected_models": _shares(pairs, "rejected_model"),
     }
+
+
+def _example(workspace: Workspace) -> dict[str, str]:
+    """The first training row of either kind; long texts are cut."""
+    firsts = [(_rows(folder / "train.jsonl") or [{}])[0] for folder in (workspace.filtered, workspace.preference)]
+    return {name: _cut(str(text)) for first in firsts for name, text in first.items()}
+
+
+def _cut(text: str) -> str:
+    words = text.split()
+    return " ".join(words[:EXAMPLE_WORDS]) + (" …" if len(words) > EXAMPLE_WORDS else "")
 
 
 def _format(folder: Path, fields: tuple[str, ...]) -> dict[str, Any] | None:

@@ -24,7 +24,7 @@ LEAD = 0.05  # a cost that is not at least this share below the next is a tie: r
 def recommendations(metrics: Metrics, settings: Settings) -> list[Pick]:
     """A row a use case: `use_case`, `rule`, `method` (None where the figures do not decide), `reason`."""
     methods, alpha = study_methods(settings), settings.evaluation.alpha
-    costs = {method: _costs(metrics, method, settings.seed) for method in methods}
+    costs = {method: path_costs(metrics, method, settings.seed) for method in methods}
     eligible = [one for one in methods if _harmless(metrics, one, alpha) and _learned(metrics, one, settings)]
 
     def cheapest(use_case: str, name: str, what: str, write: Callable[[Any], str]) -> Pick:
@@ -57,7 +57,8 @@ def mean_gain(metrics: Metrics, method: str) -> tuple[float, float | None] | Non
     return sum(row["difference"] for row in contrasts) / len(contrasts), stderr
 
 
-def _costs(metrics: Metrics, method: str, seed: int) -> dict[str, Any]:
+def path_costs(metrics: Metrics, method: str, seed: int) -> dict[str, Any]:
+    """What an adapter costs from the base model on: `seconds`, `memory` and `bytes`; for DPO, the SFT adapter's too."""
     runs = {run["method"]: run for run in figure(metrics.get("efficiency"), "runs") or [] if run["seed"] == seed}
     path = [runs.get(step) for step in (("sft", "dpo") if method == "dpo" else (method,))]
     seconds = [figure(run, "train_seconds") for run in path]
@@ -109,8 +110,8 @@ def _best_quality(metrics: Metrics, settings: Settings) -> Pick:
 
 def _preferred_answers(metrics: Metrics, settings: Settings) -> Pick:
     rule = (
-        "the method whose answers win against the base model's (Holm), also at equal length, and against whose "
-        "interval no other such method's win rate stands; worse on no benchmark"
+        "the method whose answers win against the base model's (Holm), also at equal length, if the win rate of no "
+        "other winner reaches its interval; worse on no benchmark"
     )
     alpha = settings.evaluation.alpha
     rows = {row["method"]: row for row in figure(metrics.get("win_rates"), "rows") or []}

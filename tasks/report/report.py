@@ -9,7 +9,7 @@ from typing import Any
 from configs.settings import Settings
 from storage.files import write_text
 from storage.workspace import Workspace
-from tasks.evaluate.compare import figure, verdict
+from tasks.evaluate.compare import REFERENCE, figure, verdict
 from tasks.evaluate.results import BASE, TUNED, study_methods, study_seeds
 from tasks.report.attached import attached_section
 from tasks.report.beyond import forgetting_section, refused_section, win_rate_section
@@ -26,8 +26,10 @@ from tasks.report.tables import (
     code,
     contrast_rows,
     efficiency_rows,
+    escape,
     score_rows,
     table,
+    verdict_grid,
 )
 from tasks.report.words import (
     NOT_MEASURED,
@@ -38,7 +40,6 @@ from tasks.report.words import (
     number,
     percent,
     points,
-    probability,
     size,
 )
 from tasks.tune.methods import METHODS
@@ -135,7 +136,14 @@ def _summary(metrics: Metrics, settings: Settings) -> str:
     lines = []
     for method in study_methods(settings):
         lines.append(f"- **{method_name(method)}**: {_verdict_sentence(metrics, settings, method)}")
-    return "**In short**, against the base model on the same questions:\n\n" + "\n".join(lines)
+    parts = ["**In short**, against the base model on the same questions:", "\n".join(lines)]
+    wins = [row for row in figure(metrics["win_rates"], "rows") or [] if row["win_rate"] is not None]
+    if wins:
+        told = ", ".join(f"{method_name(row['method'])}'s in {percent(row['win_rate'], 0)}" for row in wins)
+        parts.append(
+            f"On held-out instructions the reward model prefers {told} of the cases to the base model's answers."
+        )
+    return "\n\n".join(parts)
 
 
 def _verdict_sentence(metrics: Metrics, settings: Settings, method: str) -> str:
@@ -163,6 +171,8 @@ def _dataset(metrics: Metrics, settings: Settings) -> str:
         ("Share of attempts that gave a complete pair", percent(figure(raw, "success_rate"))),
         ("Mean instruction length [words]", number(figure(raw, "mean_instruction_words"), 1)),
         ("Mean response length [words]", number(figure(raw, "mean_response_words"), 1)),
+        ("Tokens drawn for them", count(figure(data, "cost", "raw", "tokens"))),
+        ("Time of drawing them", duration(figure(data, "cost", "raw", "seconds"))),
         ("Rows after filtering", count(figure(rows, "filtered"))),
         ("Mean quality score of the kept rows", number(figure(data, "quality", "mean"))),
         ("SFT training / validation / test rows", _splits(rows, "sft")),
@@ -207,6 +217,7 @@ def _dataset(metrics: Metrics, settings: Settings) -> str:
                 "metrics/dataset.json",
                 "quality_parts",
             ),
+            *_example(metrics),
             chart("preference_margins", "Score margins of the preference pairs", "metrics/dataset.json"),
             _responders(preference),
         ]
@@ -215,6 +226,17 @@ def _dataset(metrics: Metrics, settings: Settings) -> str:
 
 def _splits(rows: Any, name: str) -> str:
     return " / ".join(count(figure(rows, f"{name}_{split}")) for split in ("train", "val", "test"))
+
+
+def _example(metrics: Metrics) -> list[str]:
+    """One training row and one pair, as they are trained on."""
+    shown = figure(metrics["dataset"], "example") or {}
+    fields = ("instruction", "output", "prompt", "chosen", "rejected")
+    lines = [f"- {name}: {escape(shown[name])}" for name in fields if shown.get(name)]
+    if not lines:
+        return []
+    source = "Source: [`metrics/dataset.json`](metrics/dataset.json) (example)."
+    return ["An example, the first row and the first pair of the training splits:", "\n".join(lines), source]
 
 
 def _responders(preference: Any) -> str:
@@ -249,6 +271,10 @@ def _methods(metrics: Metrics, settings: Settings) -> str:
         ("Epochs", *(f"{section.epochs:g}" for section in sections.values())),
         ("Batch size [rows]", *(f"{section.batch_size:g}" for section in sections.values())),
         ("Peak learning rate", *(NOT_MEASURED if rate is None else f"{rate:g}" for rate in rates.values())),
+        ("Learning rate after warm-up", *(f"{section.schedule} to 0" for section in sections.values())),
+        ("Warm-up", *(f"{section.warmup_share:.0%} of the steps" for section in sections.values())),
+        ("Weight decay", *(f"{section.weight_decay:g}" for section in sections.values())),
+        ("Largest gradient norm", *(f"{section.max_grad_norm:g}" for section in sections.values())),
         ("Longest row [tokens]", *(f"{section.max_length:g}" for section in sections.values())),
         ("Trainable parameters", *(count(figure(runs.get(method), "trainable_parameters")) for method in sections)),
         ("Of all parameters [%]", *(number(figure(runs.get(method), "trainable_percent"), 4) for method in sections)),
@@ -259,7 +285,7 @@ def _methods(metrics: Metrics, settings: Settings) -> str:
             f"**LoRA** ({arxiv('2106.09685')}) adds low-rank updates to its attention matrices. **Prompt tuning** "
             f"({arxiv('2104.08691')}) trains embeddings that precede every input and nothing else. **DPO** "
             f"({arxiv('2305.18290')}) goes on from the LoRA adapter with preference pairs; that adapter, frozen, "
-            "is its reference.",
+            "is its reference. The optimizer is AdamW in fp32.",
             table(
                 (_corner(settings), *map(method_name, sections)),
                 rows,
@@ -300,6 +326,7 @@ def _training(metrics: Metrics, settings: Settings) -> str:
     def lost(method: str) -> list[str]:
         return [count(own(method, "rows", "train", name)) for name in ("rows", "dropped", "cut")]
 
+    accuracies = " / ".join(percent(own("dpo", "eval", split, "accuracy")) for split in ("val", "test"))
     yes = {True: "yes", False: "no", None: NOT_MEASURED}
     rows = [
         ("Training rows / dropped as too long / cut", *(" / ".join(lost(method)) for method in methods)),
@@ -308,16 +335,8 @@ def _training(metrics: Metrics, settings: Settings) -> str:
         ("Training loss converged", *(yes[own(method, "convergence", "converged")] for method in methods)),
         ("Validation loss, before to after", *(change(method, "val") for method in methods)),
         ("Test loss, before to after", *(change(method, "test") for method in methods)),
-        ("First loss", *("" if method != "dpo" else number(own("dpo", "first_loss"), 6) for method in methods)),
-        (
-            "Preference accuracy, validation / test",
-            *(
-                ""
-                if method != "dpo"
-                else " / ".join(percent(own("dpo", "eval", split, "accuracy")) for split in ("val", "test"))
-                for method in methods
-            ),
-        ),
+        ("First loss", *(_of_dpo(method, number(own("dpo", "first_loss"), 6)) for method in methods)),
+        ("Preference accuracy, validation / test", *(_of_dpo(method, accuracies) for method in methods)),
     ]
     test = own("sft", "convergence", "test")
     lines = [
@@ -325,11 +344,16 @@ def _training(metrics: Metrics, settings: Settings) -> str:
         table((_corner(settings), *map(method_name, methods)), rows, "metrics/training.json"),
         chart("loss_curves", "Training loss by step, and validation loss before and after", "metrics/training.json"),
         "Losses are means over answer tokens in nats; DPO's is a mean over pairs and starts at ln 2 = 0.693147, where "
-        "policy and reference agree. Validation and test rows were never trained on.",
+        "policy and reference agree. Validation and test rows were never trained on. The checklist takes preference "
+        "accuracy over both splits.",
     ]
     if test:
         lines.append(f'"Converged" is decided by a stated test: {test}')
     return "\n\n".join(lines)
+
+
+def _of_dpo(method: str, told: str) -> str:
+    return told if method == "dpo" else "does not apply"
 
 
 def _searches(metrics: Metrics, settings: Settings) -> list[str]:
@@ -383,11 +407,18 @@ def _results(metrics: Metrics, settings: Settings) -> str:
             count(row["questions"]),
             "each question" if row["questions"] and row["clusters"] is None else count(row["clusters"]),
             count(row["changed"]),
+            _where_it_applies(row, "right_to_wrong", 1),
+            _where_it_applies(row, "wrong_to_right", 1),
             count(row["unpaired"]),
-            "does not apply" if row["questions"] and row["p_mcnemar"] is None else probability(row["p_mcnemar"]),
+            _where_it_applies(row, "p_mcnemar"),
+            *_over_seeds(row, settings),
         )
         for row in figure(metrics["tests"], "tests") or []
     ]
+    tests_header = ["Method", "Benchmark", "Questions", "Clusters", "Answers changed", "Right to wrong"]
+    tests_header += ["Wrong to right", "Left out", "p (McNemar)"]
+    if settings.tuning.seeds > 1:
+        tests_header.append(f"{1 - options.alpha:.0%} interval over seeds")
     return "\n\n".join(
         [
             "lm-evaluation-harness scored every method in the same process layout, precision, batch size "
@@ -402,14 +433,11 @@ def _results(metrics: Metrics, settings: Settings) -> str:
             f"{arxiv('2411.00640')}). p is from a sign-flip test that flips whole subjects together, and Holm's "
             f"adjustment runs over all {len(contrasts)} tests. The detectable difference is the smallest true one that "
             f"a test at {options.alpha:g} would find with {options.power:.0%} power: a smaller one may be there and is "
-            "not seen.",
+            "not seen. It is unknown where no answer changed, or where the subjects are too few for any test at this "
+            "level.",
             table(contrasts_header, contrasts, "metrics/comparison.json", "contrasts"),
             chart("differences", "Differences to the base model on the same questions", "metrics/comparison.json"),
-            table(
-                ("Method", "Benchmark", "Questions", "Clusters", "Answers changed", "Left out", "p (McNemar)"),
-                tests,
-                "metrics/tests.json",
-            ),
+            table(tests_header, tests, "metrics/tests.json"),
             *_few_clusters(metrics),
             *filter(
                 None,
@@ -425,6 +453,19 @@ def _results(metrics: Metrics, settings: Settings) -> str:
     )
 
 
+def _where_it_applies(row: Metrics, name: str, digits: int = 3) -> str:
+    """A figure of right and wrong answers, which graded ones do not have, nor clustered ones McNemar's p."""
+    value = row.get(name, NOT_MEASURED)
+    return "does not apply" if row["questions"] and value is None else number(value, digits)
+
+
+def _over_seeds(row: Metrics, settings: Settings) -> list[str]:
+    """The interval for new trainings too, in a study that has several."""
+    low, high = figure(row, "seeds", "low"), figure(row, "seeds", "high")
+    known = NOT_MEASURED if low is None or high is None else f"{points(low)} to {points(high)}"
+    return [known] if settings.tuning.seeds > 1 else []
+
+
 def _few_clusters(metrics: Metrics) -> list[str]:
     """With few subjects no difference, however large, passes Holm's first step; say so."""
     rows = [row for row in figure(metrics["tests"], "tests") or [] if row["clusters"]]
@@ -433,14 +474,20 @@ def _few_clusters(metrics: Metrics) -> list[str]:
     weak = sorted({(row["benchmark"], row["clusters"]) for row in rows if 2 ** (1 - row["clusters"]) * tests > alpha})
     return [
         f"{benchmark_name(name)} has {clusters} subjects: the test's smallest p is 2/2^{clusters} = "
-        f"{2 ** (1 - clusters):.3g}, too large for Holm's first step over {tests} tests. Only after smaller p values "
-        "elsewhere can a difference on it count."
+        f"{2 ** (1 - clusters):.3g}, "
+        + (
+            "so that no difference on it can count, however large."
+            if 2 ** (1 - clusters) > alpha
+            else f"too large for Holm's first step over {tests} tests. Only after smaller p values elsewhere can a "
+            "difference on it count."
+        )
         for name, clusters in weak
     ]
 
 
 def _analysis(metrics: Metrics, settings: Settings) -> str:
     header, rows = efficiency_rows(metrics["efficiency"])
+    between_header, between = contrast_rows(metrics["comparison"], settings.evaluation.alpha, "between")
     gains = []
     for method in study_methods(settings):
         gain = mean_gain(metrics, method)
@@ -485,6 +532,11 @@ def _analysis(metrics: Metrics, settings: Settings) -> str:
                 "metrics/comparison.json",
                 "with metrics/tests.json and metrics/efficiency.json",
             ),
+            f"### Against {method_name(REFERENCE)}",
+            "The other methods' answers against those of the adapter that is the usual choice, on the same questions: "
+            "what one would gain or lose by choosing another. These tests are a family of their own for Holm's "
+            "adjustment, beside the primary one against the base model.",
+            table(between_header, between, "metrics/comparison.json", "between"),
             f"### {RECOMMENDATIONS}",
             "A method is eligible if it was compared on every benchmark, is significantly worse on none, and lowered "
             "its loss on test rows. DPO's costs include those of the SFT adapter it starts from."
@@ -531,10 +583,11 @@ def _conclusion(metrics: Metrics, settings: Settings) -> str:
     picks = recommendations(metrics, settings)
     decided = [f"- {pick['use_case']}: **{method_name(pick['method'])}**." for pick in picks if pick["method"]]
     open_ = [pick["use_case"][0].lower() + pick["use_case"][1:] for pick in picks if not pick["method"]]
-    lines = [
-        f"- {method_name(method)}: {_verdict_sentence(metrics, settings, method)}" for method in study_methods(settings)
+    header, rows = verdict_grid(metrics["comparison"], settings.evaluation.alpha)
+    text = [
+        "Differences to the base model in points; open: not distinguishable at this size.",
+        table(header, rows, "metrics/comparison.json", "contrasts"),
     ]
-    text = ["Against the base model:", "\n".join(lines)]
     if decided:
         text += ["By the rules above, the figures recommend:", "\n".join(decided)]
     if open_:
@@ -549,7 +602,12 @@ def _limitations(metrics: Metrics, settings: Settings) -> list[str]:
         "All training data is synthetic and English; a model wrote it, a model scored it, and no person read it."
         + ("" if figure(metrics["human"], "raters") else " No person rated the models' answers."),
         f"Trained with {len(seeds)} seed{'s' * (len(seeds) != 1)}: the intervals hold for new questions"
-        + (", not for another training run." if len(seeds) < 2 else "; seeds are averaged."),
+        + (
+            ", not for another training run."
+            if len(seeds) < 2
+            else " and these adapters, averaged over seeds, and so do the verdicts. The interval over seeds, beside "
+            "the tests, holds for new trainings on the same data too."
+        ),
         "The learning rates were chosen on the validation rows among few candidates; nothing else was."
         if settings.tuning.sft.search_rates
         else "The learning rates are the profile's; none was searched for on validation data, so a method may be shown "

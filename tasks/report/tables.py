@@ -159,8 +159,11 @@ def score_rows(comparison: Row | None, benchmarks: Sequence[str]) -> tuple[list[
     return ["Method", *map(benchmark_name, benchmarks)], rows
 
 
-def contrast_rows(comparison: Row | None, alpha: float) -> tuple[list[str], list[list[str]]]:
-    """A row a method and benchmark: paired difference, interval, p, minimal detectable difference, verdict."""
+def contrast_rows(comparison: Row | None, alpha: float, family: str = "contrasts") -> tuple[list[str], list[list[str]]]:
+    """A row a method and benchmark: paired difference, interval, p, minimal detectable difference, verdict.
+
+    The `family` is `contrasts`, with the base model, or `between`, with LoRA SFT.
+    """
     header = ["Method", "Benchmark", "Difference", "95% interval", "p", "p (Holm)", "Detectable", "Verdict"]
     header[3] = f"{1 - alpha:.0%} interval"
     rows = [
@@ -174,9 +177,25 @@ def contrast_rows(comparison: Row | None, alpha: float) -> tuple[list[str], list
             _detectable(row),
             verdict(row, alpha),
         ]
-        for row in (comparison or {}).get("contrasts") or []
+        for row in (comparison or {}).get(family) or []
     ]
     return header, rows
+
+
+def verdict_grid(comparison: Row | None, alpha: float) -> tuple[list[str], list[list[str]]]:
+    """A row a method, a column a benchmark: the paired difference to the base model and what it amounts to."""
+    short = {"not distinguishable at this size": "open"}
+    rows = (comparison or {}).get("contrasts") or []
+    benchmarks = list(dict.fromkeys(row["benchmark"] for row in rows))
+    cells = {(row["method"], row["benchmark"]): row for row in rows}
+
+    def cell(row: Row) -> str:
+        words = verdict(row, alpha)
+        return words if row["difference"] is None else f"{points(row['difference'])} {short.get(words, words)}"
+
+    methods = dict.fromkeys(row["method"] for row in rows)
+    lines = [[method_name(method), *(cell(cells[method, name]) for name in benchmarks)] for method in methods]
+    return ["Method", *map(benchmark_name, benchmarks)], lines
 
 
 def _detectable(row: Row) -> str:

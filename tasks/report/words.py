@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from tasks.tune.methods import METHODS
@@ -76,3 +77,28 @@ def duration(value: Any) -> str:
     if value < 120:
         return f"{value:.1f} s"
     return f"{value / 60:.1f} min" if value < 7200 else f"{value / 3600:.1f} h"
+
+
+def listed(names: Sequence[str], word: str = "and") -> str:
+    """Names as a sentence lists them."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {word} {names[-1]}"
+
+
+def plural(amount: int, one: str, many: str = "") -> str:
+    """So many of a thing."""
+    return f"{amount or 'no'} {one if amount == 1 else many or f'{one}s'}"
+
+
+def short(model: str) -> str:
+    """A model's name without its owner."""
+    return model.rsplit("/", 1)[-1]
+
+
+def few(names: Sequence[str]) -> str:
+    """Up to two names, else how many."""
+    return ", ".join(names) if len(names) <= 2 else f"{len(names)} models"
+
+
+def capital(text: str) -> str:
+    """A sentence's beginning."""
+    return text[:1].upper() + text[1:]

@@ -9,18 +9,23 @@ from storage.stages import write_manifest
 from storage.workspace import Workspace
 from tasks.provenance import provenance
 from tasks.report.charts import write_charts
-from tasks.report.checklist import write_checklist
+from tasks.report.html import write_html
+from tasks.report.pdf import write_pdf
 from tasks.report.report import write_metrics, write_report
+from tasks.report.slides.write import write_slides
 from tasks.stages import Stage
 
 
 def publish_report(settings: Settings, workspace: Workspace, stage: Stage) -> dict[str, Any]:
     """Write everything anew from the published results."""
     write_metrics(workspace, settings)
-    write_checklist(workspace, settings)
     charts = write_charts(workspace, settings)
+    write_slides(workspace, settings)  # which the checklist asks for, and which show the checklist
     report = write_report(workspace, settings)
+    documents = [report, write_html(workspace), write_pdf(workspace), write_slides(workspace, settings)]
     metrics = sorted((workspace.evaluation / "metrics").glob("*.json"))
     # all of it shows durations, which two equal runs do not share
-    write_manifest(workspace.evaluation, stage.require_key(), provenance(settings), [*metrics, *charts, report], ["*"])
+    write_manifest(
+        workspace.evaluation, stage.require_key(), provenance(settings), [*metrics, *charts, *documents], ["*"]
+    )
     return {"report": workspace.relative(report), "charts": len(charts)}

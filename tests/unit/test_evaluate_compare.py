@@ -14,11 +14,16 @@ from storage.files import read_json, read_jsonl, write_json, write_jsonl
 from storage.workspace import Workspace
 from tasks.evaluate.compare import build_comparison, build_efficiency, verdict
 from tasks.evaluate.results import load_samples, results_folder
+from tasks.evaluate.statistics import holm
 from tests.unit.test_report_study import QUESTIONS, SUBJECTS, build_study, write_answers
 
 SCORE_KEYS = {"method", "seed", "benchmark", "metric", "value", "stderr"}
 CONTRAST_KEYS = {
     "method", "baseline", "benchmark", "metric", "difference", "low", "high", "p", "p_holm", "mde",
+}  # fmt: skip
+TEST_KEYS = {
+    "method", "baseline", "benchmark", "metric", "questions", "clusters", "unpaired", "changed", "right_to_wrong",
+    "wrong_to_right", "stderr", "p_mcnemar", "seeds",
 }  # fmt: skip
 
 
@@ -32,8 +37,8 @@ def workspace(tmp_path: Path, settings: Settings) -> Workspace:
     return build_study(tmp_path, settings)
 
 
-def _values(workspace: Workspace, method: str, benchmark: str) -> Any:
-    rows = load_samples(results_folder(workspace, method), benchmark)
+def _values(workspace: Workspace, method: str, benchmark: str, seed: int = 0) -> Any:
+    rows = load_samples(results_folder(workspace, method, seed), benchmark)
     assert rows is not None
     return np.array([next(iter(row["metrics"].values())) for row in rows])
 
@@ -43,8 +48,9 @@ def _by_name(rows: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]
 
 
 def test_format_is_the_designs(workspace: Workspace, settings: Settings) -> None:
-    comparison, _ = build_comparison(workspace, settings)
-    assert set(comparison) == {"scores", "contrasts"}
+    comparison, tests = build_comparison(workspace, settings)
+    assert set(comparison) == {"scores", "contrasts", "between"}
+    assert len(tests["tests"]) == 12 and all(set(row) == TEST_KEYS for row in tests["tests"])
     assert len(comparison["scores"]) == 16 and all(set(row) == SCORE_KEYS for row in comparison["scores"])
     assert len(comparison["contrasts"]) == 12 and all(set(row) == CONTRAST_KEYS for row in comparison["contrasts"])
     assert {row["baseline"] for row in comparison["contrasts"]} == {"base"}
@@ -61,8 +67,9 @@ def test_unclustered_contrast_is_the_paired_t_interval_and_mcnemar(workspace: Wo
     wins, losses = int((tuned > base).sum()), int((tuned < base).sum())
     exact = scipy.stats.binomtest(wins, wins + losses).pvalue
     assert detail["p_mcnemar"] == pytest.approx(exact, abs=1e-12)
-    assert row["p"] == pytest.approx(exact, abs=0.02)
+    assert row["p"] == pytest.approx(exact, abs=1e-12)
     assert (detail["questions"], detail["clusters"], detail["changed"]) == (QUESTIONS, None, wins + losses)
+    assert (detail["right_to_wrong"], detail["wrong_to_right"], detail["seeds"]) == (losses, wins, None)
     quantiles = scipy.stats.t.ppf([0.975, 0.8], QUESTIONS - 1).sum()
     assert row["mde"] == pytest.approx(quantiles * scipy.stats.sem(tuned - base), abs=1e-12)
 
@@ -78,6 +85,61 @@ def test_mmlu_is_clustered_by_subject(workspace: Workspace, settings: Settings) 
     assert row["p"] == pytest.approx(exact.pvalue, abs=1e-12)
     assert _by_name(tests["tests"])["sft", "mmlu"]["clusters"] == SUBJECTS
     assert _by_name(tests["tests"])["sft", "mmlu"]["p_mcnemar"] is None
+
+
+def test_graded_answers_have_no_flips(workspace: Workspace, settings: Settings) -> None:
+    path = results_folder(workspace, "sft") / "truthfulqa.samples.jsonl"
+    rows = read_jsonl(path)
+    rows[0]["metrics"]["acc"] = 0.5
+    write_jsonl(path, rows)
+    tests = _by_name(build_comparison(workspace, settings)[1]["tests"])
+    graded, plain = tests["sft", "truthfulqa"], tests["dpo", "truthfulqa"]
+    assert (graded["right_to_wrong"], graded["wrong_to_right"]) == (None, None) and graded["changed"] > 0
+    assert plain["right_to_wrong"] > 0
+
+
+def test_several_seeds_are_averaged_and_have_an_interval_of_their_own(tmp_path: Path) -> None:
+    settings = load_settings("demo", {"tuning.seeds": 3, "evaluation.permutations": 2000})
+    workspace = build_study(tmp_path, settings)
+    for seed, skill in ((0, 0.50), (1, 0.55), (2, 0.75)):
+        write_answers(workspace, settings, "sft", "arc_easy", skill, seed)
+    comparison, tests = build_comparison(workspace, settings)
+    row = _by_name(comparison["contrasts"])["sft", "arc_easy"]
+    detail = _by_name(tests["tests"])["sft", "arc_easy"]
+    base = _values(workspace, "base", "arc_easy")
+    runs = np.array([_values(workspace, "sft", "arc_easy", seed) - base for seed in range(3)])
+    assert row["difference"] == pytest.approx(runs.mean())
+    interval = scipy.stats.ttest_1samp(runs.mean(axis=0), 0).confidence_interval(0.95)
+    assert (row["low"], row["high"]) == pytest.approx((interval.low, interval.high)), "the trained adapters' interval"
+    seeds = detail["seeds"]
+    assert set(seeds) == {"count", "low", "high", "stderr"} and seeds["count"] == 3
+    spread = runs.mean(axis=1).std(ddof=1) / 3**0.5
+    assert seeds["stderr"] == pytest.approx(np.hypot(detail["stderr"], spread), rel=0.1)
+    assert seeds["low"] < row["low"] < row["high"] < seeds["high"]
+    assert (detail["right_to_wrong"], detail["wrong_to_right"]) == pytest.approx(
+        ((runs == -1).sum() / 3, (runs == 1).sum() / 3)
+    )
+    assert build_comparison(workspace, settings)[1] == tests
+
+
+def test_a_seed_that_is_missing_does_not_count(tmp_path: Path) -> None:
+    settings = load_settings("demo", {"tuning.seeds": 3, "evaluation.permutations": 200})
+    workspace = build_study(tmp_path, settings)
+    for seed in (1, 2):
+        (results_folder(workspace, "dpo", seed) / "mmlu.json").unlink()
+    (results_folder(workspace, "sft", 1) / "mmlu.json").unlink()
+    tests = _by_name(build_comparison(workspace, settings)[1]["tests"])
+    assert tests["dpo", "mmlu"]["seeds"] is None and tests["dpo", "mmlu"]["questions"] == QUESTIONS
+    assert tests["sft", "mmlu"]["seeds"]["count"] == 2
+
+
+def test_with_five_subjects_no_difference_is_detectable(workspace: Workspace, settings: Settings) -> None:
+    for method in ("base", "sft"):
+        path = results_folder(workspace, method) / "mmlu.samples.jsonl"
+        write_jsonl(path, [row | {"cluster": f"subject-{i % 5}"} for i, row in enumerate(read_jsonl(path))])
+    comparison, _ = build_comparison(workspace, settings)
+    row = _by_name(comparison["contrasts"])["sft", "mmlu"]
+    assert row["difference"] > 0.1 and row["p"] == 2 / 2**5 and row["mde"] is None
 
 
 def test_holm_runs_over_all_tests(workspace: Workspace, settings: Settings) -> None:
@@ -150,3 +212,16 @@ def test_efficiency_reads_what_was_measured(workspace: Workspace, settings: Sett
     merged = {method: run["inference_tokens_per_second_merged"] for method, run in runs.items()}
     assert merged == {"base": None, "sft": 1234.0, "prompt_tuning": None, "dpo": 1234.0}
     assert (runs["base"]["device"], runs["base"]["inference_device"]) == (None, "cpu")
+
+
+def test_other_methods_are_compared_with_lora_as_a_family_of_their_own(
+    workspace: Workspace, settings: Settings
+) -> None:
+    """On the same questions: the difference of two methods is that of their differences to the base model."""
+    comparison, _ = build_comparison(workspace, settings)
+    between, to_base = _by_name(comparison["between"]), _by_name(comparison["contrasts"])
+    assert {method for method, _ in between} == {"prompt_tuning", "dpo"}
+    for (method, benchmark), row in between.items():
+        expected = to_base[method, benchmark]["difference"] - to_base["sft", benchmark]["difference"]
+        assert row["baseline"] == "sft" and row["difference"] == pytest.approx(expected)
+    assert [row["p_holm"] for row in between.values()] == holm([row["p"] for row in between.values()])

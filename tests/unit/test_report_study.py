@@ -552,6 +552,34 @@ def test_a_report_of_many_runs_says_which_it_shows(larger: tuple[Workspace, Sett
     assert max(map(len, table.splitlines())) <= 100
 
 
+def test_the_tests_show_flips_and_the_interval_over_seeds(
+    study: Workspace, larger: tuple[Workspace, Settings], tmp_path: Path
+) -> None:
+    assert "over seeds" not in report_of(study) and "| LoRA SFT | HellaSwag | 240 | each question |" in report_of(study)
+    workspace = Workspace(tmp_path / "copy")
+    shutil.copytree(larger[0].root, workspace.root)
+    tests = load_metrics(workspace, "tests")
+    own, foreign, graded, old = tests["tests"][:4]
+    own |= {
+        "right_to_wrong": 4,
+        "wrong_to_right": 7.5,
+        "seeds": {"count": 3, "low": -0.021, "high": 0.3, "stderr": 0.1},
+    }
+    foreign["seeds"] = None
+    graded |= {"right_to_wrong": None, "wrong_to_right": None}
+    for name in ("right_to_wrong", "wrong_to_right", "seeds"):
+        del old[name]
+    write_json(workspace.evaluation / "metrics" / "tests.json", tests)
+    write_report(workspace, larger[1])
+    report = report_of(workspace)
+    assert "| 95% interval over seeds |" in report and "holds for new trainings on the same data too" in report
+    table = report[report.index("| 95% interval over seeds |") :].splitlines()[2:6]
+    assert "| 4 | 7.5 |" in table[0] and table[0].endswith("| -2.1 to +30.0 |")
+    assert table[1].endswith("| not measured |")
+    assert "| does not apply | does not apply |" in table[2]
+    assert "| not measured | not measured |" in table[3] and table[3].endswith("| not measured |")
+
+
 def test_the_checklist_counts_the_required_methods_only(larger: tuple[Workspace, Settings]) -> None:
     items = items_of(larger[0])
     counts = {"2.5.1-benchmarks": 16, "2.5.1-baseline": 12, "9.2-saved": 3, "9.3-benchmarks": 3, "9.3-significance": 12}

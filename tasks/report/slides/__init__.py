@@ -1,0 +1,1 @@
+"""The presentation: what its slides say, and how they are drawn."""
