@@ -361,6 +361,8 @@ losses = pd.DataFrame(index=run_index[1:])
 for name in ("fall", "fall_standard_error", "late_fall", "late_fall_standard_error", "converged"):
     losses[name] = [look_up(training.get(run), "metrics", "convergence", name) for run in losses.index]
 losses["steps"] = [look_up(training.get(run), "metrics", "steps") for run in losses.index]
+for name in ("rows", "dropped", "cut", "tokens"):
+    losses[name] = [look_up(training.get(run), "metrics", "rows", "train", name) for run in losses.index]
 for split in ("val", "test"):
     for name in ("loss_before", "loss_after", "accuracy"):
         losses[f"{split}_{name}"] = [look_up(training.get(run), "metrics", "eval", split, name) for run in losses.index]
@@ -368,6 +370,10 @@ losses = losses.astype(float)  # yes becomes 1, no becomes 0
 show(
     losses,
     {
+        "Rows": ("rows", "{:,.0f}"),
+        "Dropped as too long": ("dropped", "{:,.0f}"),
+        "Cut": ("cut", "{:,.0f}"),
+        "Tokens an epoch": ("tokens", "{:,.0f}"),
         "Steps": ("steps", "{:,.0f}"),
         "Converged": ("converged", lambda value: "yes" if value else "no"),
         "Validation loss": (["val_loss_before", "val_loss_after"], "{:.3f}"),
@@ -427,41 +433,58 @@ From here on everything is computed from single answers. `results/<method>/<benc
 each question with the score of its answer: 1 or 0 for right or wrong, or a number between. All methods answered the
 same questions, so a question is known by its task and the hash of its text (and a number, where a data set holds a
 question twice). A file that has not as many rows as its results say is torn and is not believed, nor is a result that
-the report refused.
+the report refused because it belongs to other settings.
 """
 
 # %%
-refused = {(row["method"], row["seed"]) for row in look_up(metrics["tests"], "refused") or []}
+refusals = look_up(metrics["tests"], "refused") or []
+what = {"tune": "adapter, and all measured on it", "evaluate": "results", "judge": "answers"}
+
+
+def refused(*kinds: str) -> set[tuple[str, int]]:
+    """Method and seed of what was made by such a stage and must not be used."""
+    return {(row["method"], row["seed"]) for row in refusals if row.get("kind") in kinds and not row.get("part")}
 
 
 def folder_of(method: str, one: int) -> str:
-    """Where the results of a run lie."""
-    return f"results/{method if one == 0 or method == 'base' else f'{method}-seed-{one}'}"
+    """What the folder of a run is called."""
+    return method if one == 0 or method == "base" else f"{method}-seed-{one}"
 
 
-def read_answers(method: str, one: int, benchmark: str) -> pd.DataFrame | None:
-    """Value and cluster of each answer; None where there are none to believe."""
-    path = FOLDER / folder_of(method, one) / f"{benchmark}.samples.jsonl"
-    results = load(f"{folder_of(method, one)}/{benchmark}.json")
+def rows_of(name: str) -> list[Any] | None:
+    """The rows of a file of JSON lines; None where there is none that can be read."""
     try:
-        with path.open(encoding="utf-8") as file:
-            samples = [json.loads(line) for line in file]
+        with (FOLDER / name).open(encoding="utf-8") as file:
+            return [json.loads(line) for line in file]
     except (OSError, ValueError):
         return None
-    if look_up(results, "config", "questions") != len(samples) or (method, one) in refused:
-        return None
-    frame = pd.DataFrame(samples, columns=["task", "doc_hash", "cluster"], dtype=object)
-    frame["value"] = [row["metrics"].get(questions_of[benchmark]["metric"]) for row in samples]
-    frame["copy"] = frame.groupby(["task", "doc_hash"]).cumcount()
-    return frame.astype({"value": float}).dropna(subset="value").set_index(["task", "doc_hash", "copy"])
 
 
-read: Any = {(*run, benchmark): read_answers(*run, benchmark) for run in runs for benchmark in benchmarks}
-answers: Any = {key: frame for key, frame in read.items() if frame is not None and len(frame)}
+def samples_of(method: str, one: int, benchmark: str) -> list[Any]:
+    """The answers of a run to a benchmark; none where they are not to be believed."""
+    path = f"results/{folder_of(method, one)}/{benchmark}"
+    samples = [] if (method, one) in refused("tune", "evaluate") else rows_of(f"{path}.samples.jsonl") or []
+    return samples if look_up(load(f"{path}.json"), "config", "questions") == len(samples) else []
+
+
+answers: dict[tuple[str, int, str], pd.DataFrame] = {}
+for method, one in runs:
+    for benchmark in benchmarks:
+        samples = samples_of(method, one, benchmark)
+        frame = pd.DataFrame(samples, columns=["task", "doc_hash", "cluster"], dtype=object)
+        frame["value"] = [row["metrics"].get(questions_of[benchmark]["metric"]) for row in samples]
+        frame["copy"] = frame.groupby(["task", "doc_hash"]).cumcount()
+        frame = frame.astype({"value": float}).dropna(subset="value").set_index(["task", "doc_hash", "copy"])
+        if len(frame):
+            answers[method, one, benchmark] = frame
 counts = pd.DataFrame(index=run_index)
 for benchmark in benchmarks:
     counts[benchmark] = [len(answers[(*run, benchmark)]) if (*run, benchmark) in answers else None for run in runs]
 show(counts, {NAMES.get(name, name): (name, "{:,.0f} answers") for name in benchmarks})
+if refusals:
+    table = pd.DataFrame(refusals, columns=["method", "seed", "kind", "part", "reason"]).set_index(["method", "seed"])
+    table["what"] = table["part"].map(NAMES, na_action="ignore").fillna(table["kind"].map(what))
+    show(table, {"Not used": ("what",), "Why": ("reason",)})
 
 # %% [markdown]
 r"""
@@ -482,11 +505,12 @@ Without clusters each question is one of its own, and this is the textbook's for
 
 
 # %%
-def cluster_sums(values: pd.Series, clusters: pd.Series) -> Any:
+def cluster_sums(values: Any, clusters: pd.Series) -> Any:
     """The sum of each cluster, or the values themselves where there are no clusters."""
     if clusters.isna().any():
-        return values.to_numpy()
-    return np.bincount(pd.factorize(clusters)[0], weights=values)
+        return np.asarray(values, dtype=float)
+    _, number = np.unique(clusters.to_numpy(dtype=str), return_inverse=True)
+    return np.bincount(number, weights=values)
 
 
 def standard_error(values: pd.Series, clusters: pd.Series) -> float:
@@ -533,9 +557,9 @@ width is the difficulty of the questions, which all methods share. So compare **
 difference of the two answers to a question, its difficulty cancels. The mean of these *paired differences* is the
 difference of the two scores, but its standard error is smaller.
 
-With several training seeds, a method's answer to a question is the mean of its runs' answers. A question that one of
-them has not answered is left out. Where the answers of a run are gone that the report still had, the mean cannot be
-made again, and nothing is compared.
+With several training seeds, the difference on a question is the mean over the runs. A question that one of them has
+not answered is left out. Where the answers of a run are gone that the report still had, the mean cannot be made again,
+and nothing is compared.
 """
 
 # %%
@@ -545,132 +569,186 @@ contrasts = pd.DataFrame(index=pd.MultiIndex.from_product([methods, benchmarks],
 gone = {run for (run, figure), value in told_scores.items() if figure == "stderr" and value is not None} - set(answers)
 for method, benchmark in contrasts.index:
     base = answers.get(("base", seed, benchmark))
-    own = [answers[(method, one, benchmark)] for one in seeds if (method, one, benchmark) in answers]
-    if base is not None and own and not gone & {(method, one, benchmark) for one in seeds}:
-        mean = sum(frame["value"] for frame in own) / len(own)  # NaN where one has not answered
-        frame = base.assign(method=mean).dropna(subset="method")
-        frame["difference"] = frame["method"] - frame["value"]
+    own = {one: answers[method, one, benchmark] for one in seeds if (method, one, benchmark) in answers}
+    if base is None or not own or gone & {(method, one, benchmark) for one in seeds}:
+        continue
+    frame = base.join(pd.DataFrame({one: run["value"] for one, run in own.items()})).dropna(subset=list(own))
+    frame["difference"] = sum(frame[one] - frame["value"] for one in own) / len(own)
+    if len(frame):
         paired[method, benchmark] = frame
-        left_out[method, benchmark] = len(set(base.index).union(*(frame.index for frame in own))) - len(frame)
-paired = {key: frame for key, frame in paired.items() if len(frame)}
+        left_out[method, benchmark] = len(set(base.index).union(*(run.index for run in own.values()))) - len(frame)
 
 
 def of_each(figure: Callable[[pd.DataFrame], Any]) -> pd.Series:
     """A figure of each contrast; NaN where there is nothing to compare."""
-    return pd.Series([figure(paired[key]) if key in paired else None for key in contrasts.index], contrasts.index)
+    figures = [figure(paired[key]) if key in paired else None for key in contrasts.index]
+    return pd.Series(figures, contrasts.index, dtype=float)
 
 
-contrasts["difference"] = of_each(lambda frame: frame["difference"].mean()).astype(float)
+def turned(frame: pd.DataFrame, before: int, after: int) -> float:
+    """Answers that turned from one to the other, in the mean over seeds; NaN where answers are graded."""
+    runs = frame[[one for one in seeds if one in frame]]
+    if not frame["value"].isin([0, 1]).all() or not runs.isin([0, 1]).all(axis=None):
+        return math.nan
+    return float(((runs == after) & (frame[["value"]].to_numpy() == before)).sum().mean())
+
+
+contrasts["difference"] = of_each(lambda frame: frame["difference"].mean())
 contrasts["questions"] = of_each(len)
-contrasts["unpaired"] = [left_out.get(key) if key in paired else None for key in contrasts.index]
+contrasts["unpaired"] = [left_out.get(key, math.nan) for key in contrasts.index]
 contrasts["changed"] = of_each(lambda frame: (frame["difference"] != 0).sum())
-contrasts["up"] = of_each(lambda frame: (frame["difference"] == 1).sum())
-contrasts["down"] = of_each(lambda frame: (frame["difference"] == -1).sum())
+contrasts["right_to_wrong"] = of_each(lambda frame: turned(frame, 1, 0))
+contrasts["wrong_to_right"] = of_each(lambda frame: turned(frame, 0, 1))
+
+
+def where_it_applies(column: str, form: Any) -> pd.Series:
+    """A figure that graded or clustered answers do not have."""
+    no_use = contrasts[column].isna() & contrasts["questions"].notna()
+    return text(contrasts, column, form).mask(no_use, "does not apply")
+
+
 show(
     contrasts,
     {
         "Difference [points]": ("difference", "{:+.1f}", 100),
         "Questions": ("questions", "{:,.0f}"),
         "Answers changed": ("changed", "{:,.0f}"),
-        "Wrong to right": ("up", "{:,.0f}"),
-        "Right to wrong": ("down", "{:,.0f}"),
+        "Right to wrong": where_it_applies("right_to_wrong", "{:,.4g}"),
+        "Wrong to right": where_it_applies("wrong_to_right", "{:,.4g}"),
         "Left out": ("unpaired", "{:,.0f}"),
     },
 )
 comparison, tests = look_up(metrics["comparison"], "contrasts"), look_up(metrics["tests"], "tests")
-rows_of = ["method", "benchmark"]
-check("differences", figures(contrasts, "difference"), reported(comparison, rows_of, "difference"))
-behind = ("questions", "unpaired", "changed")
-check("counts behind the differences", figures(contrasts, *behind), reported(tests, rows_of, *behind))
+names = ["method", "benchmark"]
+check("differences", figures(contrasts, "difference"), reported(comparison, names, "difference"))
+behind = ("questions", "unpaired", "changed", "right_to_wrong", "wrong_to_right")
+check("counts behind the differences", figures(contrasts, *behind), reported(tests, names, *behind))
 
 # %% [markdown]
 """
-*Wrong to right* and *right to wrong* count answers that changed wholly. TruthfulQA's answers have scores between 0 and
-1, and nearly all of them change a little.
+TruthfulQA's answers have scores between 0 and 1, nearly all of which change a little; they cannot turn from right to
+wrong.
 
 How much does pairing bring? Compare the standard error of the paired difference with the one that results if the
 scores are treated as if they came from different questions.
 """
 
 # %%
-contrasts["stderr"] = of_each(lambda frame: standard_error(frame["difference"], frame["cluster"])).astype(float)
+contrasts["stderr"] = of_each(lambda frame: standard_error(frame["difference"], frame["cluster"]))
 contrasts["stderr_unpaired"] = of_each(
-    lambda frame: math.hypot(*(standard_error(frame[side], frame["cluster"]) for side in ("value", "method")))
+    lambda frame: math.hypot(
+        standard_error(frame["value"], frame["cluster"]),
+        standard_error(frame["value"] + frame["difference"], frame["cluster"]),
+    )
 )
 show(contrasts, {"Paired [points]": ("stderr", "{:.2f}", 100), "Unpaired [points]": ("stderr_unpaired", "{:.2f}", 100)})
-check("standard errors of the differences", figures(contrasts, "stderr"), reported(tests, rows_of, "stderr"))
+check("standard errors of the differences", figures(contrasts, "stderr"), reported(tests, names, "stderr"))
 
 # %% [markdown]
-"""
+r"""
 ### 7.2 The interval
 
-The 95% interval is made so that in 95 of 100 such studies it holds the true difference: difference ± t · SE. The
-factor t is a little above 1.96, and clearly above it where clusters are few, since the standard error itself is then
-uncertain: with 5 subjects it is 2.78. (With another alpha the interval has another level: 1 − alpha.)
+The 95% interval is made so that in 95 of 100 such studies it holds the true difference: difference ± t · SE. (With
+another alpha the interval has another level: 1 − alpha.) The factor t is a little above 1.96, and clearly above it
+where clusters are few, since the standard error itself is then uncertain: with 5 subjects it is 2.78. It is the
+quantile of a t distribution with the *effective* number of clusters less one as its degrees of freedom,
+$n^2 / \sum_j n_j^2 - 1$ for clusters of $n_j$ questions (Carter et al. 2017): a few large clusters among small ones
+count for little more than the large ones alone.
 """
 
+
 # %%
-contrasts["clusters"] = of_each(lambda frame: len(cluster_sums(frame["difference"], frame["cluster"]))).astype(float)
+def freedom(frame: pd.DataFrame) -> float:
+    """Degrees of freedom."""
+    sizes = cluster_sums(np.ones(len(frame)), frame["cluster"])
+    return float(len(frame) ** 2 / (sizes**2).sum() - 1)
+
+
+contrasts["clusters"] = of_each(lambda frame: len(cluster_sums(frame["difference"], frame["cluster"])))
 contrasts["clustered"] = of_each(lambda frame: not frame["cluster"].isna().any())
-contrasts["t"] = stats.t.ppf(1 - alpha / 2, contrasts["clusters"] - 1)
+contrasts["freedom"] = of_each(freedom)
+contrasts["t"] = stats.t.ppf(1 - alpha / 2, contrasts["freedom"])
 contrasts["low"] = contrasts["difference"] - contrasts["t"] * contrasts["stderr"]
 contrasts["high"] = contrasts["difference"] + contrasts["t"] * contrasts["stderr"]
 show(
     contrasts,
     {
-        "Clusters": text(contrasts, "clusters", "{:,.0f}").mask(contrasts["clustered"].eq(False), "each question"),
+        "Clusters": text(contrasts, "clusters", "{:,.0f}").mask(contrasts["clustered"] == 0, "each question"),
+        "Degrees of freedom": ("freedom", "{:,.1f}"),
         "t": ("t", "{:.2f}"),
         "Difference [points]": ("difference", "{:+.1f}", 100),
         "Interval [points]": (["low", "high"], "{:+.1f}", 100),
     },
 )
-check("interval limits", figures(contrasts, "low", "high"), reported(comparison, rows_of, "low", "high"))
+check("interval limits", figures(contrasts, "low", "high"), reported(comparison, names, "low", "high"))
 
 # %% [markdown]
 """
 ### 7.3 The test: sign flips
 
 Suppose that a method does not differ from the base model. Then it is a matter of chance which of the two did better on
-a question: each difference might as well have the other sign. So flip signs at random, many times, and look how often
-the sum of the differences comes out at least as far from zero as the observed one. That share is **p**. Nothing is
-assumed about the shape of the differences.
+a question: each difference might as well have the other sign. So flip signs, and look how often the sum of the
+differences comes out at least as far from zero as the observed one. That share is **p**. Nothing is assumed about the
+shape of the differences. All differences of a cluster are flipped together.
 
-All differences of a cluster are flipped together. With few clusters every pattern is tried: 5 subjects have 2⁵ = 32
-patterns, so p cannot be below 2/32 = 0.0625 however large the difference is. Where there are more, random patterns are
-drawn, with the study's seed, so that the result can be repeated; and 1 is added to both counts, since the observed
-pattern is one of the possible ones.
+There are three ways to find the share.
+
+- *Count.* Where answers are right or wrong, every sum is a whole number of steps, and the chance of each total can be
+  worked out, as for the heads of many coins: coins of equal weight have a binomial distribution, and the totals of two
+  kinds of coins combine by convolution.
+- *Try all.* J clusters have 2ᴶ patterns; where these are few, each is tried.
+- *Draw.* Else random patterns are drawn, with the study's seed, so that the result can be repeated. 1 is added to both
+  counts, since the observed pattern is one of the possible ones.
+
+The two patterns that leave all signs or flip all are always as extreme as the observed one, so no p is below 2/2ᴶ.
+With 5 subjects that is 0.0625, however large the difference is.
 """
 
 
 # %%
-def flipped(sums: Any) -> Any:
-    """The total under every sign pattern, or, where there are more than `draws`, under that many random ones."""
-    count = len(sums)
-    every = count <= 62 and 2**count <= draws
-    total = 2**count if every else draws
+def flip(frame: pd.DataFrame) -> tuple[Any, Any, Any]:
+    """Flip the signs of the differences, those of a cluster together.
+
+    Returns:
+        The sums that are flipped; the totals that result, without their sign and as shares of the largest possible one;
+        the chance of each, or None where they were drawn.
+    """
+    changed = frame[frame["difference"] != 0]
+    sums = cluster_sums(changed["difference"], changed["cluster"])
+    sums = sums[np.abs(sums) > 1e-9 * changed["difference"].abs().sum()]  # zero but for rounding
+    if not len(sums):
+        return sums, np.zeros(1), np.ones(1)
+    steps = np.abs(sums) / changed["difference"].abs().min()
+    whole = np.rint(steps)
+    if whole.min() >= 1 and whole.sum() <= 50_000 and np.abs(steps - whole).max() < 1e-6:
+        chances: Any = np.ones(1)
+        for size, count in zip(*np.unique(whole.astype(int), return_counts=True), strict=True):
+            heads = np.zeros(size * count + 1)
+            heads[::size] = stats.binom.pmf(np.arange(count + 1), count, 0.5)
+            chances = np.convolve(chances, heads)
+        longest = len(chances) - 1
+        return sums, np.abs(2 * np.arange(longest + 1) - longest) / longest, chances
+    if 2 ** len(sums) <= draws:
+        patterns = (np.arange(2 ** len(sums))[:, None] >> np.arange(len(sums))) & 1
+        totals = np.abs(1 - 2 * (patterns @ (steps / steps.sum())))
+        return sums, totals, np.full(len(totals), 0.5 ** len(sums))
     random = np.random.default_rng(seed)
-    totals = []
-    block = max(1, 4_000_000 // count)  # patterns at a time, to save memory
-    for start in range(0, total, block):
-        size = min(block, total - start)
-        if every:
-            flips = (np.arange(start, start + size)[:, None] >> np.arange(count)) & 1
-        else:
-            flips = random.integers(0, 2, size=(size, count), dtype=np.int8)
-        totals.append(sums.sum() - 2 * (flips @ sums))
-    return np.concatenate(totals), every
+    drawn = []
+    block = max(1, 4_000_000 // len(sums))  # patterns at a time, to save memory
+    for start in range(0, draws, block):
+        size = (min(block, draws - start), (len(sums) + 7) // 8)
+        patterns = np.unpackbits(random.integers(0, 256, size, dtype=np.uint8), axis=1, count=len(sums))
+        drawn.append(np.abs(sums.sum() - 2 * (patterns @ sums)) / np.abs(sums).sum())
+    return sums, np.concatenate(drawn), None
 
 
 def sign_flip_p(frame: pd.DataFrame) -> float:
     """Two-sided p."""
-    sums = cluster_sums(frame["difference"], frame["cluster"])
-    sums = sums[sums != 0]
+    sums, totals, chances = flip(frame)
     if not len(sums):
         return 1.0
-    totals, every = flipped(sums)
-    observed = abs(sums.sum()) - 1e-9 * np.abs(sums).sum()  # equal totals may differ in their last digits
-    hits = (np.abs(totals) >= observed).sum()
-    return float(hits / len(totals) if every else (1 + hits) / (1 + len(totals)))
+    hits = totals >= abs(sums.sum()) / np.abs(sums).sum() - 1e-9  # equal totals may differ in their last digits
+    return min(1.0, float(chances[hits].sum())) if chances is not None else float((1 + hits.sum()) / (1 + len(hits)))
 
 
 def p_text(p: float) -> str:
@@ -678,15 +756,15 @@ def p_text(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-contrasts["p"] = of_each(sign_flip_p).astype(float)
+contrasts["p"] = of_each(sign_flip_p)
 show(contrasts, {"Difference [points]": ("difference", "{:+.1f}", 100), "p": ("p", p_text)})
-check("p values of the sign-flip test", figures(contrasts, "p"), reported(comparison, rows_of, "p"))
+check("p values of the sign-flip test", figures(contrasts, "p"), reported(comparison, names, "p"))
 
 # %% [markdown]
 """
-The chart shows the idea for one contrast, the one whose p lies nearest to alpha: in grey the differences that sign
-flips make of the data, and as lines the observed one and its mirror image. p is the share of grey at or beyond the
-lines.
+The chart shows the idea for one contrast, the one whose p lies nearest to alpha: how likely each difference is if
+signs are flipped at random. p is the share of the bars at or beyond the lines, which are the observed difference and
+its mirror image.
 """
 
 # %%
@@ -694,23 +772,25 @@ chart, axes = plt.subplots(figsize=(9, 3.2))
 title = NOT_MEASURED
 if contrasts["p"].notna().any():
     example: Any = (contrasts["p"] - alpha).abs().idxmin()
-    frame = paired[example]
-    totals, _ = flipped(cluster_sums(frame["difference"], frame["cluster"]))
-    seen = 100 * frame["difference"].mean()
-    bins = min(40, len(np.unique(totals.round(9))))
-    axes.hist(100 * totals / len(frame), bins, color="#bbbbbb", edgecolor="white")
-    axes.axvline(seen, color=COLOURS[example[0]], linewidth=2)
-    axes.axvline(-seen, color=COLOURS[example[0]], linewidth=2, linestyle="--")
+    sums, totals, chances = flip(paired[example])
+    half = np.full(len(totals), 1 / len(totals)) if chances is None else chances
+    largest = 100 * np.abs(sums).sum() / len(paired[example])
+    both = np.concatenate([-totals, totals]) * largest
+    bins = min(41, len(np.unique(both.round(9))))
+    axes.hist(both, bins, weights=np.concatenate([half, half]) / 2, color="#bbbbbb", edgecolor="white")
+    for sign, line in ((1, "-"), (-1, "--")):
+        seen = sign * 100 * contrasts["difference"][example]
+        axes.axvline(seen, color=COLOURS[example[0]], linewidth=2, linestyle=line)
     title = f"{NAMES[example[0]]} on {NAMES.get(example[1], example[1])}, p = {contrasts['p'][example]:.3f}"
-axes.set(title=title, xlabel="Mean difference after sign flips [points]", ylabel="Sign patterns")
+axes.set(title=title, xlabel="Mean difference after sign flips [points]", ylabel="Chance")
 draw(chart, "Differences after sign flips, and the observed one")
 
 # %% [markdown]
 """
-**A second test.** Where answers are only right or wrong and questions are independent, the sign-flip test has an old
-relative, *McNemar's*: of the questions that exactly one of the two answered rightly, how surprising is it that a fair
-coin falls that way? Both p values must be about the same. It does not apply to clusters, to scores between 0 and 1, or
-to means over seeds.
+**A second test.** Where answers are only right or wrong and questions are independent, the sign-flip test is an old
+acquaintance, *McNemar's*: of the questions that exactly one of the two answered rightly, how surprising is it that a
+fair coin falls that way? Both p values must be the same. It does not apply to clusters, to graded answers, or to means
+over seeds.
 """
 
 
@@ -723,16 +803,9 @@ def mcnemar_p(frame: pd.DataFrame) -> float:
     return float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
 
 
-contrasts["p_mcnemar"] = of_each(mcnemar_p).astype(float)
-no_use = contrasts["p_mcnemar"].isna() & contrasts["p"].notna()
-show(
-    contrasts,
-    {
-        "p (sign flips)": ("p", p_text),
-        "p (McNemar)": text(contrasts, "p_mcnemar", p_text).mask(no_use, "does not apply"),
-    },
-)
-check("p values of McNemar's test", figures(contrasts, "p_mcnemar"), reported(tests, rows_of, "p_mcnemar"))
+contrasts["p_mcnemar"] = of_each(mcnemar_p)
+show(contrasts, {"p (sign flips)": ("p", p_text), "p (McNemar)": where_it_applies("p_mcnemar", p_text)})
+check("p values of McNemar's test", figures(contrasts, "p_mcnemar"), reported(tests, names, "p_mcnemar"))
 
 # %% [markdown]
 """
@@ -746,36 +819,43 @@ where its adjusted p is at most alpha.
 The tests are those that the report counts. Where the answers behind one are missing here, its p is the report's.
 """
 
+
 # %%
-of_report: Any = reported(comparison, rows_of, "p")
-family = pd.Series([of_report.get((key, "p")) for key in contrasts.index], contrasts.index, dtype=float)
-counted = family.notna() if family.notna().any() else contrasts["p"].notna()
-holm = pd.DataFrame({"p": contrasts["p"].where(counted).combine_first(family).dropna().sort_values(kind="stable")})
-holm["times"] = range(len(holm), 0, -1)
-holm["product"] = holm["p"] * holm["times"]
-holm["adjusted"] = holm["product"].clip(upper=1).cummax()
-contrasts["p_holm"] = holm["adjusted"].where(contrasts["p"].notna())
+def holm(ours: pd.Series, theirs: Mapping[Any, Any]) -> pd.DataFrame:
+    """Holm's steps, from the smallest p on."""
+    told = pd.Series([theirs.get((key, "p")) for key in ours.index], ours.index, dtype=float)
+    counted = told.notna() if told.notna().any() else ours.notna()
+    steps = pd.DataFrame({"p": ours.where(counted).combine_first(told).dropna().sort_values(kind="stable")})
+    steps["times"] = range(len(steps), 0, -1)
+    steps["product"] = steps["p"] * steps["times"]
+    steps["p_holm"] = steps["product"].clip(upper=1).cummax()
+    return steps
+
+
+adjusted = holm(contrasts["p"], reported(comparison, names, "p"))
+contrasts["p_holm"] = adjusted["p_holm"].where(contrasts["p"].notna())
 show(
-    holm,
+    adjusted,
     {
         "p": ("p", "{:.5f}"),
         "Times": ("times", "{:.0f}"),
         "Product": ("product", "{:.4f}"),
-        "p (Holm)": ("adjusted", "{:.4f}"),
+        "p (Holm)": ("p_holm", "{:.4f}"),
     },
 )
-check("p values after Holm", figures(contrasts, "p_holm"), reported(comparison, rows_of, "p_holm"))
+check("p values after Holm", figures(contrasts, "p_holm"), reported(comparison, names, "p_holm"))
 
 # %% [markdown]
 """
 Where subjects are flipped together, even the smallest possible p may be too large for Holm's first step. Such a
-benchmark can only count after smaller p values elsewhere have used up the first steps.
+benchmark can only count after smaller p values elsewhere have used up the first steps, or never, where that p itself
+is above alpha.
 """
 
 # %%
-few = contrasts[contrasts["clustered"].eq(True)].groupby("benchmark")[["clusters"]].max()
+few = contrasts[contrasts["clustered"] == 1].groupby("benchmark")[["clusters"]].max()
 few["smallest"] = 2.0 ** (1 - few["clusters"])
-few["first"] = few["smallest"] * len(holm)
+few["first"] = few["smallest"] * len(adjusted)
 show(
     few,
     {
@@ -791,15 +871,34 @@ show(
 
 "Not distinguishable" is not "equal". The *minimal detectable difference* is the smallest true difference that one such
 test would find with the power of the settings (usually 80%): the sum of two t factors, one for the test and one for
-the power, times SE (Bloom 1995). A smaller difference may be there and is not seen. It is unknown where no answer
-changed, since SE is 0 there.
+the power, times SE (Bloom 1995). A smaller difference may be there and is not seen.
+
+The test has steps: it cannot give every p. So its own level is the largest p that it can give and that is not above
+alpha; with alpha instead, more power would be promised than there is. The difference is unknown where no answer
+changed, since SE is 0 there, and where the clusters are too few for any p below alpha.
 
 With it the report's main table is complete.
 """
 
+
 # %%
-contrasts["t_power"] = stats.t.ppf(power, contrasts["clusters"] - 1)
-contrasts["mde"] = (contrasts["t"] + contrasts["t_power"]) * contrasts["stderr"].replace(0, math.nan)
+def level(frame: pd.DataFrame) -> float:
+    """The largest p not above alpha that the sign flips can give."""
+    _, totals, chances = flip(frame)
+    if chances is None:
+        return float(math.floor(alpha * (1 + draws)) / (1 + draws))
+    possible = pd.Series(chances).groupby(np.round(-totals / 1e-9)).sum().cumsum()  # from the largest total down
+    if possible.iloc[0] <= alpha:
+        return float(possible[possible <= alpha].max())
+    clusters = len(cluster_sums(frame["difference"], frame["cluster"]))
+    return float(alpha) if 2.0 ** (1 - clusters) <= alpha else 0.0
+
+
+contrasts["level"] = of_each(level)
+t_test = stats.t.ppf(1 - contrasts["level"] / 2, contrasts["freedom"])
+t_power = stats.t.ppf(power, contrasts["freedom"])
+seen = (contrasts["stderr"] > 0) & (contrasts["level"] > 0)
+contrasts["mde"] = ((t_test + t_power) * contrasts["stderr"]).where(seen)
 signs = contrasts["difference"].map(lambda value: "better" if value > 0 else "worse")
 contrasts["verdict"] = signs.mask(contrasts["p_holm"] > alpha, "not distinguishable at this size")
 contrasts["verdict"] = contrasts["verdict"].mask(contrasts["p_holm"].isna(), NOT_MEASURED)
@@ -810,11 +909,11 @@ show(
         f"{1 - alpha:.0%} interval": (["low", "high"], "{:+.1f}", 100),
         "p": ("p", p_text),
         "p (Holm)": ("p_holm", p_text),
-        "Detectable": text(contrasts, "mde", "{:.1f}", 100).mask(contrasts["stderr"] == 0, "unknown"),
+        "Detectable": text(contrasts, "mde", "{:.1f}", 100).mask(~seen & contrasts["stderr"].notna(), "unknown"),
         "Verdict": ("verdict",),
     },
 )
-check("minimal detectable differences", figures(contrasts, "mde"), reported(comparison, rows_of, "mde"))
+check("minimal detectable differences", figures(contrasts, "mde"), reported(comparison, names, "mde"))
 
 # %% [markdown]
 """
@@ -827,10 +926,10 @@ for (method, benchmark), contrast in contrasts.dropna(subset="difference").iterr
     height = -benchmarks.index(benchmark) * (len(methods) + 1) - methods.index(method)
     low, middle, high = 100 * contrast[["low", "difference", "high"]]
     axes.plot([low, high], [height, height], color=COLOURS[method], linewidth=2)
-    style: Any = {"color": COLOURS[method], "markersize": 8, "markeredgewidth": 1.6}
-    axes.plot(middle, height, MARKERS[method], **style, label=METHOD_NAMES[method])
+    mark: Any = {"color": COLOURS[method], "markersize": 8, "markeredgewidth": 1.6}
+    axes.plot(middle, height, MARKERS[method], **mark, label=METHOD_NAMES[method])
     if contrast["verdict"] not in ("better", "worse"):
-        axes.plot(middle, height, MARKERS[method], **style, markerfacecolor="white")
+        axes.plot(middle, height, MARKERS[method], **mark, markerfacecolor="white")
 legend = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
 axes.legend(legend.values(), legend.keys(), loc="upper left", bbox_to_anchor=(1, 1))
 axes.axvline(0, color="black", linewidth=1)
@@ -841,54 +940,153 @@ axes.set(xlabel="Difference to the base model [points]", title="Paired differenc
 draw(chart, "Differences to the base model with intervals")
 
 # %% [markdown]
-"""
+r"""
 ### 7.6 Would another training run say the same?
 
-These intervals hold for *other questions*. A second source of chance is the training: with another seed, rows come in
-another order and adapters start from other numbers. With several seeds, the spread of their differences shows how much
-that matters; with one seed it is unknown.
+These intervals hold for *other questions* and the adapters that were trained. A second source of chance is the
+training: with another seed, rows come in another order and adapters start from other numbers. With one seed nothing is
+known about it.
+
+With several, an interval can hold for new questions *and* new trainings. Its variance has two parts. $Q$ is the part
+of the questions: how much the mean changes when questions (or clusters) are drawn again, with replacement. $T$ is the
+part of the trainings. The spread $V$ of the seeds' means, divided by their number, would be it, if each mean were
+exact; what the questions add to it is estimated by its growth $V^*$ in the drawings, and taken off: $T = \max(0, 2V -
+V^*)$. The interval is the difference $\pm \sqrt{t_\nu^2 Q + t_{S-1}^2 T}$ for $S$ seeds. With three seeds $t_{S-1}$ is
+4.3: few trainings say little about the next one.
 """
 
+
 # %%
-by_seed = pd.DataFrame(index=contrasts.index)
-for one in seeds:
-    by_seed[one] = [
-        answers[(method, one, benchmark)]["value"].mean() - answers[("base", seed, benchmark)]["value"].mean()
-        if (method, one, benchmark) in answers and ("base", seed, benchmark) in answers
-        else None
-        for method, benchmark in by_seed.index
-    ]
-by_seed = by_seed.astype(float)
+def over_seeds(frame: pd.DataFrame) -> tuple[float, float, float]:
+    """Standard error and interval for new questions and new trainings; NaN with one seed."""
+    own = [one for one in seeds if one in frame]
+    if len(own) < 2 or math.isnan(standard_error(frame["difference"], frame["cluster"])):
+        return math.nan, math.nan, math.nan
+    by_run = np.array([frame[one] - frame["value"] for one in own])
+    sums = np.array([cluster_sums(row, frame["cluster"]) for row in [*by_run, np.ones(len(frame))]])
+    alike, often = np.unique(sums.T, axis=0, return_counts=True)  # clusters that are alike are drawn by their number
+    clusters, random, drawn = sums.shape[1], np.random.default_rng(seed), []
+    block = max(1, 4_000_000 // len(often))
+    for start in range(0, draws, block):
+        totals = random.multinomial(clusters, often / clusters, min(block, draws - start)) @ alike
+        drawn.append(totals[:, :-1] / totals[:, -1:])
+    means = np.concatenate(drawn)
+    part_of_questions = clusters / (clusters - 1) * means.mean(axis=1).var()
+    spread, grown = by_run.mean(axis=1).var(ddof=1) / len(own), means.var(axis=1, ddof=1).mean() / len(own)
+    part_of_trainings = max(0.0, 2 * spread - grown)
+    t_questions, t_trainings = stats.t.ppf(1 - alpha / 2, [freedom(frame), len(own) - 1])
+    half = math.sqrt(t_questions**2 * part_of_questions + t_trainings**2 * part_of_trainings)
+    middle = by_run.mean()
+    return math.sqrt(part_of_questions + part_of_trainings), middle - half, middle + half
+
+
+by_training = [over_seeds(paired[key]) if key in paired else (math.nan,) * 3 for key in contrasts.index]
+trainings = pd.DataFrame(by_training, contrasts.index, columns=["stderr", "low", "high"])
+told_seeds = {
+    ((row["method"], row["benchmark"]), name): look_up(row, "seeds", name)
+    for row in tests or []
+    for name in trainings.columns
+}
 if len(seeds) > 1:
-    by_seed["spread"] = by_seed.std(axis=1)
-    columns = {f"Seed {one}": (one, "{:+.1f}", 100) for one in seeds}
-    show(by_seed, columns | {"Standard deviation": ("spread", "{:.2f}", 100)})
+    for one in seeds:
+        known = [one in paired.get(key, ()) for key in contrasts.index]
+        trainings.loc[known, one] = [(frame[one] - frame["value"]).mean() for frame in paired.values() if one in frame]
+    by_seed = {f"Seed {one}": (one, "{:+.1f}", 100) for one in seeds}
+    show(trainings, by_seed | {"Interval over seeds and questions [points]": (["low", "high"], "{:+.1f}", 100)})
 else:
     print(f"The spread between trainings: {NOT_MEASURED}, there is one seed.")
+check("intervals over seeds", figures(trainings, "stderr", "low", "high"), told_seeds)
 
 # %% [markdown]
 """
 ## 8. Beyond the benchmarks
 
-**Win rate.** A benchmark asks for letters; people read texts. So a reward model compared the methods' answers to
-held-out instructions with the base model's. The win rate is the share of questions on which the method's answer scores
-higher, where a tie counts half; 50% is no difference. Reward models like long answers. The *length-controlled* rate
-therefore asks what the rate would be if both answers were equally long: a regression of the outcome on the difference
-in length is read off where there is none (the idea of Dubois et al. 2024, arXiv 2404.04475). If it lies much nearer to
-50% than the plain rate, it was length that won.
+**Win rate.** A benchmark asks for letters; people read texts. So a reward model scored the methods' answers to
+held-out instructions, which lie in `answers/<method>/answers.jsonl`. The win rate is the share of instructions on
+which the method's answer scores higher than the base model's, where a tie counts half; 50% is no difference. Interval
+and test are those of section 7, with the outcome less one half (+½ a win, −½ a loss) in place of the difference.
+
+Reward models like long answers. The rate *at equal length* asks what it would be if both answers were equally long: a
+logistic regression models the chance of a win by the difference in length, and is read off where that difference is
+zero (after Dubois et al. 2024, arXiv 2404.04475). If it lies much nearer to 50% than the plain rate, it was length
+that won.
 """
 
 
 # %%
-def table_of(name: str, columns: str) -> pd.DataFrame:
-    """The rows of a metrics file, by method."""
-    rows = look_up(metrics[name], "rows") or []
-    return pd.DataFrame(rows, columns=["method", *columns.split()]).set_index("method").astype(float)
+def at_equal_length(outcome: Any, longer: Any, instruction: pd.Series) -> tuple[float, float, float]:
+    """Win rate at equal length with its interval; NaN where the regression has no finite fit.
+
+    The interval is that of the intercept, with the cluster-robust ("sandwich") covariance.
+    """
+    spread = longer.std()
+    if not spread or outcome.min() == outcome.max():
+        return math.nan, math.nan, math.nan
+    design, weights = np.column_stack([np.ones(len(outcome)), longer / spread]), np.zeros(2)
+    for _ in range(50):  # Newton's method
+        chance = 1 / (1 + np.exp(-design @ weights))
+        information = (design * (chance * (1 - chance))[:, None]).T @ design
+        step = np.linalg.solve(information, design.T @ (outcome - chance))
+        weights = weights + step
+        if not np.abs(weights).max() <= 20:
+            return math.nan, math.nan, math.nan
+        if np.abs(step).max() < 1e-12:
+            break
+    pulls = np.column_stack([cluster_sums(pull, instruction) for pull in (design * (outcome - chance)[:, None]).T])
+    inverse, count = np.linalg.inv(information), len(pulls)
+    stderr = math.sqrt(count / (count - 1) * (inverse @ pulls.T @ pulls @ inverse)[0, 0])
+    logits = weights[0] + stderr * stats.norm.ppf(1 - alpha / 2) * np.array([0, -1, 1])
+    middle, low, high = 1 / (1 + np.exp(-logits))
+    return float(middle), float(low), float(high)
 
 
-told_rates = "questions wins ties losses low high p mean_words mean_words_baseline "
-rates = table_of("win_rates", told_rates + "win_rate_length_controlled low_length_controlled high_length_controlled")
-rates["win_rate"] = (rates["wins"] + rates["ties"] / 2) / rates["questions"]
+def read_texts(method: str, one: int) -> pd.DataFrame | None:
+    """Score, words, and whether it was cut off, of each answer; None where there are none."""
+    rows = rows_of(f"answers/{folder_of(method, one)}/answers.jsonl")
+    if not rows or (method, one) in refused("tune", "judge"):
+        return None
+    table = pd.DataFrame(rows).set_index("id")
+    table["words"] = table["output"].str.split().str.len()
+    table["cut"] = table["finish_reason"] == "length"
+    return table.assign(score=table["score"].astype(float).fillna(-math.inf))[["score", "words", "cut"]]
+
+
+def summary(frame: pd.DataFrame) -> dict[str, float]:
+    """Mean difference, interval and p, as in section 7."""
+    mean, error = frame["difference"].mean(), standard_error(frame["difference"], frame["cluster"])
+    half = stats.t.ppf(1 - alpha / 2, freedom(frame)) * error
+    return {"difference": mean, "low": mean - half, "high": mean + half, "p": sign_flip_p(frame)}
+
+
+def told_of(name: str, *columns: str) -> dict[Any, Any]:
+    """What a metrics file reports by method."""
+    return reported(look_up(metrics[name], "rows"), ["method"], *columns)
+
+
+# %%
+rates = pd.DataFrame(index=pd.Index(methods, name="method"))
+base_texts, had = read_texts("base", seed) if methods else None, told_of("win_rates", "seeds")
+for method in methods:
+    texts = [found for one in seeds if (found := read_texts(method, one)) is not None]
+    if base_texts is None or not texts or (had.get((method, "seeds")) or len(texts)) != len(texts):
+        continue
+    shared = [name for name in base_texts.index if all(name in table.index for table in texts)]
+    base, ours = base_texts.loc[shared], [table.loc[shared] for table in texts]
+    outcomes = [(np.sign(np.nan_to_num(table["score"] - base["score"])) + 1) / 2 for table in ours]
+    told = summary(pd.DataFrame({"difference": sum(outcomes) / len(ours) - 0.5, "cluster": None}, index=shared))
+    every = np.column_stack(outcomes).ravel()
+    longer = np.column_stack([table["words"] - base["words"] for table in ours]).ravel().astype(float)
+    equal = at_equal_length(every, longer, pd.Series(np.repeat(shared, len(ours))))
+    rates.loc[method, ["wins", "ties", "losses"]] = [(every == outcome).sum() for outcome in (1, 0.5, 0)]
+    rates.loc[method, ["win_rate", "p"]] = 0.5 + told["difference"], told["p"]
+    rates.loc[method, ["low", "high"]] = np.clip([0.5 + told["low"], 0.5 + told["high"]], 0, 1)
+    rates.loc[method, [f"{name}_length_controlled" for name in ("win_rate", "low", "high")]] = equal
+    rates.loc[method, "mean_words"] = np.mean([table["words"].mean() for table in ours])
+    rates.loc[method, "unfinished"] = np.mean([table["cut"].mean() for table in ours])
+counted = ["wins", "ties", "losses", "win_rate", "low", "high", "p", "mean_words", "unfinished"]
+counted += [f"{name}_length_controlled" for name in ("win_rate", "low", "high")]
+rates = rates.reindex(columns=counted)
+rates["p_holm"] = holm(rates["p"], told_of("win_rates", "p"))["p_holm"].where(rates["p"].notna())
 show(
     rates,
     {
@@ -897,61 +1095,95 @@ show(
         "Losses": ("losses", "{:,.0f}"),
         "Win rate": ("win_rate", "{:.1%}"),
         "Interval": (["low", "high"], "{:.1%}"),
-        "p": ("p", p_text),
-        "Length-controlled": ("win_rate_length_controlled", "{:.1%}"),
+        "p (Holm)": ("p_holm", p_text),
+        "At equal length": ("win_rate_length_controlled", "{:.1%}"),
         "Its interval": (["low_length_controlled", "high_length_controlled"], "{:.1%}"),
-        "Words": ("mean_words", "{:.0f}"),
-        "Base model's words": ("mean_words_baseline", "{:.0f}"),
+        "Words": ("mean_words", "{:.1f}"),
+        "Cut off": ("unfinished", "{:.0%}"),
     },
 )
-check("win rates", figures(rates, "win_rate"), reported(look_up(metrics["win_rates"], "rows"), ["method"], "win_rate"))
+check("win rates", figures(rates, *rates.columns), told_of("win_rates", *rates.columns), tolerance=1e-6)
 
 # %% [markdown]
 """
 **Forgetting.** Who learns to answer may unlearn to write. The loss on general text that has nothing to do with the
-training, in bits a byte, was measured before and after; a positive difference is forgetting. It is paired again,
-document by document.
+training was measured for each model, in bits a byte; a positive difference to the base model's is forgetting. It is
+paired again, document by document.
 """
 
 # %%
-texts = table_of("forgetting", "documents baseline_value value low high p")
-texts["difference"] = texts["value"] - texts["baseline_value"]
+asked = look_up(evaluation, "forgetting", "metric")
+
+
+def bits_per_byte(method: str, one: int) -> pd.Series:
+    """Of each document: its log-likelihood [nats] over its length [bytes]."""
+    samples = samples_of(method, one, "forgetting") if asked else []
+    pairs = {row["doc_hash"]: row["metrics"][asked] for row in samples}
+    return pd.Series({name: -nats / (size * math.log(2)) for name, (nats, size) in pairs.items()}, dtype=float)
+
+
+forgot = pd.DataFrame(index=pd.Index(methods, name="method"))
+base_bits, had = bits_per_byte("base", seed), told_of("forgetting", "seeds")
+for method in methods:
+    bits = [found for one in seeds if len(found := bits_per_byte(method, one))]
+    if not len(base_bits) or not bits or (had.get((method, "seeds")) or len(bits)) != len(bits):
+        continue
+    grown = (sum(bits) / len(bits) - base_bits).reindex(base_bits.index).dropna()
+    forgot.loc[method, ["documents", "baseline_value"]] = len(grown), base_bits[grown.index].mean()
+    told = summary(pd.DataFrame({"difference": grown, "cluster": None}))
+    forgot.loc[method, list(told)] = list(told.values())
+counted = ["documents", "baseline_value", "difference", "low", "high", "p"]
+forgot = forgot.reindex(columns=counted)
+forgot["value"] = forgot["baseline_value"] + forgot["difference"]
+forgot["p_holm"] = holm(forgot["p"], told_of("forgetting", "p"))["p_holm"].where(forgot["p"].notna())
 show(
-    texts,
+    forgot,
     {
         "Documents": ("documents", "{:,.0f}"),
         "Base model [bits a byte]": ("baseline_value", "{:.4f}"),
-        "Method [bits a byte]": ("value", "{:.4f}"),
+        "Adapted [bits a byte]": ("value", "{:.4f}"),
         "Difference": ("difference", "{:+.4f}"),
         "Interval": (["low", "high"], "{:+.4f}"),
-        "p": ("p", p_text),
+        "p (Holm)": ("p_holm", p_text),
     },
 )
-forgotten = reported(look_up(metrics["forgetting"], "rows"), ["method"], "difference")
-check("forgetting", figures(texts, "difference"), forgotten)
+check("forgetting", figures(forgot, *forgot.columns), told_of("forgetting", *forgot.columns))
 
 # %% [markdown]
 """
-**People, and other evaluations.** Where people compared answers without knowing whose they were, their votes make a
-win rate too. Results of other evaluations that were put beside the study are shown as they were given: nothing here
-can recompute them.
+**People.** Where people compared answers without knowing whose they were, their verdicts make a win rate too. An
+instruction on which both gave the same answer was not shown and is a tie. Where each instruction was rated once, the
+rate follows from the counts.
 """
 
 # %%
-votes = table_of("human", "pairs ratings wins ties losses win_rate low high p")
+counted = ["pairs", "identical", "ratings", "wins", "ties", "losses", "win_rate", "low", "high", "p_holm"]
+votes = pd.DataFrame(look_up(metrics["human"], "rows") or [], columns=["method", *counted]).set_index("method")
+votes = votes.astype(float)
+one_each = votes["ratings"] + votes["identical"].fillna(0) == votes["pairs"]
+votes["again"] = ((votes["wins"] + votes["ties"] / 2) / votes["pairs"]).where(one_each)
 show(
     votes,
     {
-        "Pairs": ("pairs", "{:,.0f}"),
         "Ratings": ("ratings", "{:,.0f}"),
+        "Not shown": ("identical", "{:,.0f}"),
         "Wins": ("wins", "{:,.0f}"),
         "Ties": ("ties", "{:,.0f}"),
         "Losses": ("losses", "{:,.0f}"),
         "Win rate": ("win_rate", "{:.1%}"),
         "Interval": (["low", "high"], "{:.1%}"),
-        "p": ("p", p_text),
+        "p (Holm)": ("p_holm", p_text),
     },
 )
+check("win rates by people, of one rating each", votes["again"].to_dict(), votes["win_rate"].to_dict())
+
+# %% [markdown]
+"""
+**Other evaluations.** Results that were measured elsewhere and put beside the study are shown as they were given:
+nothing here can recompute them.
+"""
+
+# %%
 given = pd.DataFrame(
     [
         {"method": row.get("method"), "evaluation": told.get("title"), **row}
@@ -983,7 +1215,8 @@ def speed_of(speed: Any, repeats: str) -> float | None:
 
 def costs_of(method: str, one: int) -> dict[str, Any]:
     """What a run cost."""
-    run, folder = training.get((method, one)), folder_of(method, one)
+    run, folder = training.get((method, one)), f"results/{folder_of(method, one)}"
+    folder = "" if (method, one) in refused("tune", "evaluate") else folder  # where nothing is found
     speed = load(f"{folder}/speed.json")
     seconds = [look_up(load(f"{folder}/{name}.seconds.json"), "seconds") for name in benchmarks]
     trainable, total = (look_up(run, "metrics", f"{kind}_parameters") for kind in ("trainable", "total"))
@@ -1026,9 +1259,8 @@ kinds = {"Allocated": "peak_memory_bytes", "Reserved": "peak_memory_reserved_byt
 kinds |= {"Process": "peak_memory_process_bytes"}
 show(costs[~is_base], {f"{kind} [MiB]": (name, "{:,.1f}", MIB) for kind, name in kinds.items()})
 how = [look_up(run, "cost", "peak_memory_method") for run in training.values()]
-print("How memory was measured:", next(filter(None, how), NOT_MEASURED))
-named = ["method", "seed"]
-spent = reported(look_up(metrics["efficiency"], "runs"), named, *costs.columns)
+display(Markdown(f"How memory was measured: {next(filter(None, how), NOT_MEASURED)}."))
+spent = reported(look_up(metrics["efficiency"], "runs"), ["method", "seed"], *costs.columns)
 check("cost figures", figures(costs, *costs.columns), spent)
 
 # %% [markdown]
@@ -1104,6 +1336,7 @@ for axes, (name, (title, factor)) in zip(panels, shown.items(), strict=True):
     axes.grid(color="#dddddd")
 if first["trainable_parameters"].notna().any():
     panels[0].set_xscale("log")
+    panels[0].tick_params(axis="x", which="minor", labelbottom=False)
 panels[0].set(title="Quality against cost", ylabel="Mean difference [points],\n± 1.96 standard errors")
 legend = dict(zip(*reversed(panels[0].get_legend_handles_labels()), strict=True))
 chart.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=5)
@@ -1117,7 +1350,10 @@ Which method for which use follows from rules that were fixed before the figures
 if it was compared on every benchmark, is significantly worse on none, and lowered its loss on test rows. Among the
 eligible the cheapest is recommended, if it lies below the next by the share `LEAD`: smaller leads come and go between
 repeated runs. DPO starts from the LoRA adapter, so its time is both trainings' and its memory the larger of the two.
-Where the rules do not decide, no method is recommended.
+
+For answers that a reward model prefers, a method must win against the base model's (after Holm), at equal length too,
+be worse on no benchmark, and its interval must lie above the win rates of all other such methods. Where the rules do
+not decide, no method is recommended.
 """
 
 # %%
@@ -1140,21 +1376,23 @@ def cheapest(cost: str) -> str | None:
 
 
 winners = [method for method in harmless if "better" in verdicts[method]]
-accuracy = test["test_accuracy"].get("dpo", math.nan)
-target = look_up(settings, "targets", "preference_accuracy") or math.nan
+ahead = rates[(rates["p_holm"] <= alpha) & (rates[["low", "low_length_controlled"]].min(axis=1, skipna=False) > 0.5)]
+ahead = ahead.loc[[method for method in ahead.index if method in harmless]]
+liked = [method for method in ahead.index if (ahead["low"][method] > ahead["win_rate"].drop(method)).all()]
 picks = {
     "Tightest training memory": cheapest("peak_memory_bytes"),
     "Shortest training time": cheapest("train_seconds"),
     "Best benchmark quality": winners[0] if len(winners) == 1 else None,
     "Many adapters served at once": cheapest("adapter_bytes"),
-    "Answers that a reward model prefers": "dpo" if accuracy > target and "dpo" in harmless else None,
+    "Answers that a reward model prefers": liked[0] if len(liked) == 1 else None,
 }
 recommended = {use: METHOD_NAMES[pick] if pick else "the figures do not decide" for use, pick in picks.items()}
 print("Eligible:", ", ".join(METHOD_NAMES[method] for method in eligible) or "none")
 table = pd.DataFrame({"pick": list(recommended.values())}, index=pd.Index(recommended, name="use case"))
 show(table, {"Recommended": ("pick",)})
 as_reported = {use: cells[0] == recommended[use] for use, cells in printed("Use case").items() if use in recommended}
-inputs = [contrasts["p_holm"], price, test[["test_loss_before", "test_loss_after"]]]
+rated = [method for (method, _), p in told_of("win_rates", "p").items() if p is not None]
+inputs = [contrasts["p_holm"], rates["p_holm"].reindex(rated), price, test[["test_loss_before", "test_loss_after"]]]
 complete = bool(methods) and all(
     bool(known.notna().to_numpy().all()) for known in inputs
 )  # else the report may have known more
@@ -1215,7 +1453,8 @@ check("outcomes of the checklist", table["outcome"].to_dict(), {item["id"]: item
 """
 ## 13. What it was made with
 
-Package versions as the stages recorded them.
+Package versions as the stages recorded them, several where stages were made with different ones. Other versions may
+give figures that differ in their last digits.
 """
 
 # %%
@@ -1233,7 +1472,8 @@ print("Machine:", "; ".join(sorted(machines)) or NOT_MEASURED)
 """
 ## 14. What was confirmed
 
-The notebook got here, so all figures that the checks above compared agree.
+The notebook got here, so all figures that the checks above compared agree. A check that compared nothing confirms
+nothing: it says *not measured*.
 """
 
 # %%

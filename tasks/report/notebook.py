@@ -81,7 +81,7 @@ def build_notebook() -> NotebookNode:
             case "[markdown]":
                 cells.append(new_markdown_cell(ast.literal_eval(source.strip()).strip(), id=name))
             case "constants":
-                cells.append(new_code_cell(_literals(source), id=name))
+                cells.append(new_code_cell(without_project(source), id=name))
             case _:
                 cells.append(new_code_cell(source.strip(), id=name))
     notebook: NotebookNode = new_notebook(cells=cells, metadata=METADATA)
@@ -124,6 +124,7 @@ def _isolate(own: Path) -> None:
 
 
 def _run(notebook: NotebookNode, folder: Path, own: Path) -> str | None:
+    from ipykernel.kernelspec import get_kernel_dict
     from jupyter_client.kernelspec import KernelSpecManager
     from jupyter_client.manager import AsyncKernelManager
     from nbclient import NotebookClient
@@ -131,7 +132,7 @@ def _run(notebook: NotebookNode, folder: Path, own: Path) -> str | None:
 
     argv = [sys.executable, "-P", "-c", KERNEL, "-f", "{connection_file}"]
     kernels = own / "kernels"
-    write_json(kernels / "python3" / "kernel.json", {"argv": argv, "display_name": "Python 3", "language": "python"})
+    write_json(kernels / "python3" / "kernel.json", get_kernel_dict() | {"argv": argv})
     manager = AsyncKernelManager(
         kernel_name="python3",
         kernel_spec_manager=KernelSpecManager(kernel_dirs=[str(kernels)]),
@@ -166,8 +167,12 @@ def _name(notebook: NotebookNode, index: int) -> str:
     return f'{notebook.cells[index].id} (in "{headings[-1]}")' if headings else str(notebook.cells[index].id)
 
 
-def _literals(imports: str) -> str:
-    """Imports of the project's constants as the constants themselves."""
+def without_project(imports: str) -> str:
+    """Imports of the project's constants as the constants themselves, so that a notebook needs no project.
+
+    Raises:
+        ValueError: the cell holds more than such imports.
+    """
     lines = []
     for statement in ast.parse(imports).body:
         if not isinstance(statement, ast.ImportFrom) or statement.module is None:
