@@ -773,14 +773,19 @@ title = NOT_MEASURED
 if contrasts["p"].notna().any():
     example: Any = (contrasts["p"] - alpha).abs().idxmin()
     sums, totals, chances = flip(paired[example])
-    half = np.full(len(totals), 1 / len(totals)) if chances is None else chances
-    largest = 100 * np.abs(sums).sum() / len(paired[example])
-    both = np.concatenate([-totals, totals]) * largest
-    bins = min(41, len(np.unique(both.round(9))))
-    axes.hist(both, bins, weights=np.concatenate([half, half]) / 2, color="#bbbbbb", edgecolor="white")
-    for sign, line in ((1, "-"), (-1, "--")):
-        seen = sign * 100 * contrasts["difference"][example]
-        axes.axvline(seen, color=COLOURS[example[0]], linewidth=2, linestyle=line)
+    chances = np.full(len(totals), 1 / len(totals)) if chances is None else chances
+    both = pd.Series(np.concatenate([chances, chances]) / 2, np.concatenate([-totals, totals]))
+    both.index *= 100 * np.abs(sums).sum() / len(paired[example])
+    seen = 100 * contrasts["difference"][example]
+    both = both[np.abs(both.index) <= max(1.2 * abs(seen), 4 * math.sqrt((both * both.index**2).sum()))]
+    steps = both.index.to_series().round(9).nunique()
+    places = steps if steps < 400 else 41  # a bar for each possible difference, where they are not too many
+    largest = both.index.max() * places / max(1, places - 1)
+    axes.hist(
+        both.index, np.linspace(-largest, largest, places + 1).tolist(), weights=both, color="#bbbbbb", rwidth=0.9
+    )
+    axes.axvline(seen, color=COLOURS[example[0]], linewidth=2)
+    axes.axvline(-seen, color=COLOURS[example[0]], linewidth=2, linestyle="--")
     title = f"{NAMES[example[0]]} on {NAMES.get(example[1], example[1])}, p = {contrasts['p'][example]:.3f}"
 axes.set(title=title, xlabel="Mean difference after sign flips [points]", ylabel="Chance")
 draw(chart, "Differences after sign flips, and the observed one")
@@ -1387,15 +1392,14 @@ picks = {
     "Answers that a reward model prefers": liked[0] if len(liked) == 1 else None,
 }
 recommended = {use: METHOD_NAMES[pick] if pick else "the figures do not decide" for use, pick in picks.items()}
-print("Eligible:", ", ".join(METHOD_NAMES[method] for method in eligible) or "none")
 table = pd.DataFrame({"pick": list(recommended.values())}, index=pd.Index(recommended, name="use case"))
 show(table, {"Recommended": ("pick",)})
+print("Eligible:", ", ".join(METHOD_NAMES[method] for method in eligible) or "none")
 as_reported = {use: cells[0] == recommended[use] for use, cells in printed("Use case").items() if use in recommended}
 rated = [method for (method, _), p in told_of("win_rates", "p").items() if p is not None]
 inputs = [contrasts["p_holm"], rates["p_holm"].reindex(rated), price, test[["test_loss_before", "test_loss_after"]]]
-complete = bool(methods) and all(
-    bool(known.notna().to_numpy().all()) for known in inputs
-)  # else the report may have known more
+# where something is missing, the report may have known more
+complete = bool(methods) and all(bool(known.notna().to_numpy().all()) for known in inputs)
 check("recommendations, in report.md", dict.fromkeys(recommended, True) if complete else {}, as_reported)
 
 # %% [markdown]
