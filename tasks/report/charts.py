@@ -18,7 +18,7 @@ from tasks.evaluate.compare import figure
 from tasks.evaluate.results import BASE, study_methods
 from tasks.evaluate.win_rates import LENGTH_CONTROLLED
 from tasks.report.metrics import load_metrics
-from tasks.report.recommend import mean_gain
+from tasks.report.recommend import mean_gain, path_costs
 from tasks.report.words import NOT_MEASURED, benchmark_name, count, duration, method_name, size
 
 if TYPE_CHECKING:
@@ -194,17 +194,17 @@ def _efficiency(metrics: Metrics, settings: Settings) -> Figure:
 
 def _trade_off(metrics: Metrics, settings: Settings) -> Figure:
     chart, panels = _canvas(1, 3, (11.5, 4.4))
-    runs, tuned = _own_runs(metrics["efficiency"], settings), study_methods(settings)
+    tuned = study_methods(settings)
     costs: tuple[tuple[str, str, float, bool], ...] = (
-        ("trainable_parameters", "Trainable parameters (log scale)", 1, True),
-        ("peak_memory_bytes", "Peak training memory [MiB]", MIB, False),
-        ("train_seconds", "Training time [s]", 1, False),
+        ("parameters", "Trainable parameters (log scale)", 1, True),
+        ("memory", "Peak training memory [MiB]", MIB, False),
+        ("seconds", "Training time [s], DPO's with LoRA's", 1, False),
     )
     for axes, (name, label, unit, log) in zip(panels, costs, strict=True):
         axes.axhline(0, color=COLOURS["base"], linestyle="--", linewidth=1.4, label=method_name("base"))
         seen: list[tuple[float, float]] = []
         for method in tuned:
-            gained, cost = mean_gain(metrics, method), figure(runs.get(method), name)
+            gained, cost = mean_gain(metrics, method), path_costs(metrics, method, settings.seed)[name]
             if gained is None or cost is None:
                 continue
             error = None if gained[1] is None else 100 * Z95 * gained[1]
@@ -228,7 +228,7 @@ def _trade_off(metrics: Metrics, settings: Settings) -> Figure:
         front = [point for point in pareto_front([(0.0, 0.0), *seen]) if point[0] or not log]
         axes.plot(
             [cost for cost, _ in front], [gain for _, gain in front], color=NEUTRAL, linewidth=6, alpha=0.4, zorder=0,
-            solid_capstyle="round", label="Pareto front: nothing is cheaper and better",
+            solid_capstyle="round", marker="o", markersize=14, label="Pareto front: nothing is cheaper and better",
         )  # fmt: skip
         axes.grid(True, color="#dddddd")
     panels[0].set_ylabel("Mean difference to the base model\nover the benchmarks [points], ± 1.96 SE")

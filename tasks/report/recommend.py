@@ -58,7 +58,10 @@ def mean_gain(metrics: Metrics, method: str) -> tuple[float, float | None] | Non
 
 
 def path_costs(metrics: Metrics, method: str, seed: int) -> dict[str, Any]:
-    """What an adapter costs from the base model on: `seconds`, `memory` and `bytes`; for DPO, the SFT adapter's too."""
+    """What an adapter costs from the base model on; DPO's `seconds` and `memory` are with those of the SFT adapter.
+
+    The others are `parameters`, trained ones, and `bytes` on disk.
+    """
     runs = {run["method"]: run for run in figure(metrics.get("efficiency"), "runs") or [] if run["seed"] == seed}
     path = [runs.get(step) for step in (("sft", "dpo") if method == "dpo" else (method,))]
     seconds = [figure(run, "train_seconds") for run in path]
@@ -66,6 +69,7 @@ def path_costs(metrics: Metrics, method: str, seed: int) -> dict[str, Any]:
     return {
         "seconds": None if None in seconds else sum(seconds),
         "memory": None if None in memory else max(memory),
+        "parameters": figure(runs.get(method), "trainable_parameters"),
         "bytes": figure(runs.get(method), "adapter_bytes"),
     }
 

@@ -16,7 +16,7 @@ from tasks.report.beyond import forgetting_section, refused_section, win_rate_se
 from tasks.report.checklist import RECOMMENDATIONS, SECTIONS, write_checklist
 from tasks.report.human import human_section
 from tasks.report.metrics import load_metrics, write_metrics
-from tasks.report.recommend import mean_gain, recommendations
+from tasks.report.recommend import mean_gain, path_costs, recommendations
 from tasks.report.tables import (
     CHECKLIST_HEADER,
     arxiv,
@@ -497,7 +497,7 @@ def _analysis(metrics: Metrics, settings: Settings) -> str:
                 method_name(method),
                 points(gain[0] if gain else None, 2),
                 NOT_MEASURED if error is None else f"{100 * error:.2f}",
-                *(_ratio(metrics, settings, method, name) for name in ("peak_memory_bytes", "train_seconds")),
+                *(_ratio(metrics, settings, method, name) for name in ("memory", "seconds")),
             )
         )
     picks = [
@@ -520,6 +520,7 @@ def _analysis(metrics: Metrics, settings: Settings) -> str:
             chart("efficiency", "What each method costs to train, to keep and to run", "metrics/efficiency.json"),
             _memory_note(metrics, settings),
             "### Quality against cost",
+            "DPO goes on from the SFT adapter: its time is both trainings', its memory the larger of the two.",
             table(
                 ("Method", "Mean difference [points]", "Standard error", "Memory, LoRA = 1", "Time, LoRA = 1"),
                 gains,
@@ -552,8 +553,7 @@ def _analysis(metrics: Metrics, settings: Settings) -> str:
 
 
 def _ratio(metrics: Metrics, settings: Settings, method: str, name: str) -> str:
-    runs = {run["method"]: run for run in _own(metrics["efficiency"], settings)}
-    ours, theirs = figure(runs.get(method), name), figure(runs.get("sft"), name)
+    ours, theirs = (path_costs(metrics, one, settings.seed)[name] for one in (method, REFERENCE))
     return f"{ours / theirs:.2f}" if ours is not None and theirs else NOT_MEASURED
 
 

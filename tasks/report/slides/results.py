@@ -8,7 +8,7 @@ from typing import Any
 from tasks.evaluate.compare import figure
 from tasks.evaluate.results import BASE
 from tasks.report.charts import COLOURS, MARKERS, MIB, Z95
-from tasks.report.recommend import mean_gain
+from tasks.report.recommend import mean_gain, path_costs
 from tasks.report.slides import findings
 from tasks.report.slides.charts import Curve, Panel, Series, columns, intervals, panels, scatter
 from tasks.report.slides.deck import BODY, Cell, Deck, method_cell, table, unbroken, write
@@ -146,26 +146,27 @@ def detectable(study: Study, deck: Deck) -> None:
 def trade_off(study: Study, deck: Deck) -> None:
     """Mean difference against memory and time."""
     gains = {method: mean_gain(study.metrics, method) for method in study.methods}
+    costs = {method: path_costs(study.metrics, method, study.settings.seed) for method in study.methods}
     title = findings.trade_off(study)
     notes = [f"{title}."]
     for method, gain in gains.items():
         error = "" if gain is None or gain[1] is None else f", plus or minus {100 * Z95 * gain[1]:.1f}"
         notes.append(
             f"{method_name(method)}: mean difference {points(gain[0] if gain else None)} points{error}; memory "
-            f"{size(study.cost(method, 'peak_memory_bytes'))}, time {duration(study.cost(method, 'train_seconds'))}."
+            f"{size(costs[method]['memory'])}, time {duration(costs[method]['seconds'])}."
         )
     slide = deck.slide(title, "metrics/comparison.json, metrics/efficiency.json", 75, notes)
     left, right = BODY.beside(5.9)
     for box, name, what, units in (
-        (left, "peak_memory_bytes", "Peak training memory", ((GIB, "GiB"), (MIB, "MiB"))),
-        (right, "train_seconds", "Training time", ((3600, "h"), (60, "min"), (1, "s"))),
+        (left, "memory", "Peak training memory", ((GIB, "GiB"), (MIB, "MiB"))),
+        (right, "seconds", "Training time", ((3600, "h"), (60, "min"), (1, "s"))),
     ):
-        most = max((cost for method in study.methods if (cost := study.cost(method, name)) is not None), default=0)
+        most = max((cost[name] for cost in costs.values() if cost[name] is not None), default=0)
         unit, unit_name = next((one for one in units if most >= 2 * one[0]), units[-1])
-        x_title = f"{what} [{unit_name}]{'; DPO: its own' if name == 'train_seconds' else ''}"
+        x_title = f"{what} [{unit_name}]{'; DPO: with LoRA' if name == 'seconds' else ''}"
         spots = []
         for method, gain in gains.items():
-            cost = study.cost(method, name)
+            cost = costs[method][name]
             known = [(cost / unit, 100 * gain[0])] if gain and cost is not None else []
             half = 100 * Z95 * gain[1] if gain and gain[1] is not None else None
             spots.append(Curve(method_name(method), known, COLOURS[method], MARKERS[method], half))
