@@ -1274,8 +1274,9 @@ check("cost figures", figures(costs, *costs.columns), spent)
 
 One number for a method's quality is the mean of its differences over the benchmarks. The benchmarks have different
 questions, so their errors are independent: the variance of the mean is the sum of their variances divided by the
-square of their number. Costs are relative to LoRA's. In the chart, a method that lies above *and* left of another is
-better in both respects.
+square of their number. Costs are relative to LoRA's. DPO goes on from the LoRA adapter, so its time is both trainings'
+and its memory the larger of the two. In the chart, a method that lies above *and* left of another is better in both
+respects.
 
 These figures stand in `report.md` only, with two digits, so they are held against its text.
 """
@@ -1301,9 +1302,13 @@ for method in methods:
     own = contrasts.loc[method]
     gains.loc[method, "gain"] = own["difference"].mean(skipna=False)
     gains.loc[method, "stderr"] = math.sqrt((own["stderr"] ** 2).sum(skipna=False)) / len(own)
-first = costs[run_index.get_level_values("seed") == seed].droplevel("seed").reindex(methods)
+price = costs[run_index.get_level_values("seed") == seed].droplevel("seed").reindex(methods)
+if methods:
+    both_trainings = price.loc[["sft", "dpo"]]
+    price.loc["dpo", "train_seconds"] = both_trainings["train_seconds"].sum(skipna=False)
+    price.loc["dpo", "peak_memory_bytes"] = both_trainings["peak_memory_bytes"].max(skipna=False)
 for name, cost in (("memory", "peak_memory_bytes"), ("time", "train_seconds")):
-    gains[name] = first[cost] / first[cost].get("sft", math.nan)
+    gains[name] = price[cost] / price[cost].get("sft", math.nan)
 gains = gains.reindex(columns=["gain", "stderr", "memory", "time"])
 show(
     gains,
@@ -1327,19 +1332,19 @@ chart, panels = plt.subplots(1, 3, figsize=(10.5, 3.8), sharey=True)
 shown = {
     "trainable_parameters": ("Trainable parameters (log scale)", 1),
     "peak_memory_bytes": ("Peak training memory [MiB]", MIB),
-    "train_seconds": ("Training time [s]", 1),
+    "train_seconds": ("Training time [s], DPO's with LoRA's", 1),
 }
 for axes, (name, (title, factor)) in zip(panels, shown.items(), strict=True):
     axes.axhline(0, color=COLOURS["base"], linestyle="--", label=METHOD_NAMES["base"])
     for method in methods:
-        x, gain, error = factor * first[name][method], 100 * gains["gain"][method], 196 * gains["stderr"][method]
+        x, gain, error = factor * price[name][method], 100 * gains["gain"][method], 196 * gains["stderr"][method]
         if not math.isnan(x + gain):
             style = {"color": COLOURS[method], "markersize": 9, "capsize": 4, "label": METHOD_NAMES[method]}
             axes.errorbar(x, gain, error, fmt=MARKERS[method], **style)
     axes.set(xlabel=title)
     axes.margins(x=0.25)
     axes.grid(color="#dddddd")
-if first["trainable_parameters"].notna().any():
+if price["trainable_parameters"].notna().any():
     panels[0].set_xscale("log")
     panels[0].tick_params(axis="x", which="minor", labelbottom=False)
 panels[0].set(title="Quality against cost", ylabel="Mean difference [points],\n± 1.96 standard errors")
@@ -1353,8 +1358,8 @@ draw(chart, "Mean difference against what a method costs")
 
 Which method for which use follows from rules that were fixed before the figures were known. A method is **eligible**
 if it was compared on every benchmark, is significantly worse on none, and lowered its loss on test rows. Among the
-eligible the cheapest is recommended, if it lies below the next by the share `LEAD`: smaller leads come and go between
-repeated runs. DPO starts from the LoRA adapter, so its time is both trainings' and its memory the larger of the two.
+eligible the cheapest is recommended (DPO with LoRA's costs, as above), if it lies below the next by the share `LEAD`:
+smaller leads come and go between repeated runs.
 
 For answers that a reward model prefers, a method must win against the base model's (after Holm), at equal length too,
 be worse on no benchmark, and its interval must lie above the win rates of all other such methods. Where the rules do
@@ -1366,10 +1371,6 @@ verdicts = {method: list(contrasts.loc[method, "verdict"]) for method in methods
 harmless = [method for method in methods if verdicts[method] and not {"worse", NOT_MEASURED} & set(verdicts[method])]
 test = losses[losses.index.get_level_values("seed") == seed].droplevel("seed")
 eligible = [method for method in harmless if test["test_loss_after"][method] < test["test_loss_before"][method]]
-price = first[["peak_memory_bytes", "train_seconds", "adapter_bytes"]].copy()
-if methods:
-    price.loc["dpo", "train_seconds"] = first["train_seconds"][["sft", "dpo"]].sum(skipna=False)
-    price.loc["dpo", "peak_memory_bytes"] = first["peak_memory_bytes"][["sft", "dpo"]].max(skipna=False)
 
 
 def cheapest(cost: str) -> str | None:
@@ -1396,8 +1397,14 @@ table = pd.DataFrame({"pick": list(recommended.values())}, index=pd.Index(recomm
 show(table, {"Recommended": ("pick",)})
 print("Eligible:", ", ".join(METHOD_NAMES[method] for method in eligible) or "none")
 as_reported = {use: cells[0] == recommended[use] for use, cells in printed("Use case").items() if use in recommended}
+spent_on = ["peak_memory_bytes", "train_seconds", "adapter_bytes"]
 rated = [method for (method, _), p in told_of("win_rates", "p").items() if p is not None]
-inputs = [contrasts["p_holm"], rates["p_holm"].reindex(rated), price, test[["test_loss_before", "test_loss_after"]]]
+inputs = [
+    contrasts["p_holm"],
+    rates["p_holm"].reindex(rated),
+    price[spent_on],
+    test[["test_loss_before", "test_loss_after"]],
+]
 # where something is missing, the report may have known more
 complete = bool(methods) and all(bool(known.notna().to_numpy().all()) for known in inputs)
 check("recommendations, in report.md", dict.fromkeys(recommended, True) if complete else {}, as_reported)
