@@ -7,6 +7,7 @@ import math
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +217,22 @@ def test_the_report_shows_charts_that_are_there(study: Path) -> None:
         assert (study / "evaluation" / chart).read_bytes().startswith(b"\x89PNG")
 
 
+def test_every_deliverable_is_there_and_whole(study: Path) -> None:
+    folder = study / "evaluation"
+    assert (folder / "report.pdf").read_bytes().startswith(b"%PDF")
+    assert "<h2" in (folder / "report.html").read_text()
+    assert zipfile.is_zipfile(folder / "presentation.pptx")
+    cells = [cell for cell in read(folder / "comparative_analysis.ipynb")["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["execution_count"] for cell in cells)
+    assert not [output for cell in cells for output in cell["outputs"] if output["output_type"] == "error"]
+    listed = set(read(folder / "manifest.json")["measurements"])
+    assert {"report.md", "report.html", "report.pdf", "presentation.pptx", "comparative_analysis.ipynb"} <= listed
+    ended = command("deliver", study, "--to", str(study.parent / "handed-in"))
+    assert ended.returncode == 0, ended.stderr
+    handed = [path for path in (study.parent / "handed-in").rglob("*") if path.is_file()]
+    assert len(handed) > 20 and max(path.stat().st_size for path in handed) < 2_000_000
+
+
 def test_the_checklist_is_not_flattered(study: Path) -> None:
     items = {item["id"]: item for item in read(study / "evaluation/metrics/checklist.json")["items"]}
     assert items["9.1-raw"]["passed"] is False
@@ -225,7 +242,8 @@ def test_the_checklist_is_not_flattered(study: Path) -> None:
 
 def test_no_published_file_names_this_machine(study: Path) -> None:
     for path in study.rglob("*"):
-        if path.is_file() and ".state" not in path.parts and path.suffix in (".json", ".jsonl", ".md"):
+        texts = (".json", ".jsonl", ".md", ".html", ".ipynb")
+        if path.is_file() and ".state" not in path.parts and path.suffix in texts:
             assert str(study) not in path.read_text(), path
 
 
