@@ -43,7 +43,7 @@ KERNEL = (
 
 
 class NotebookError(RuntimeError):
-    """The notebook did not run to its end; the message names the cell and says where the notebook lies."""
+    """The notebook did not run to its end; the message names the cell."""
 
 
 def write_notebook(workspace: Workspace, settings: Settings) -> Path:
@@ -62,10 +62,10 @@ def write_notebook(workspace: Workspace, settings: Settings) -> Path:
     except ChildError as error:
         write_text(path, text)
         reason = str(error).strip().splitlines()[-1]
-        raise NotebookError(f"{path}: no kernel could execute it, so it has no outputs: {reason}") from error
+        raise NotebookError(f"{NOTEBOOK}: no kernel could execute it, so it has no outputs: {reason}") from error
     write_text(path, result["text"])
     if result["failure"]:
-        raise NotebookError(f"{path}: {result['failure']}")
+        raise NotebookError(f"{NOTEBOOK}: {result['failure']}")
     return path
 
 
