@@ -1004,6 +1004,67 @@ check("intervals over seeds", figures(trainings, "stderr", "low", "high"), told_
 
 # %% [markdown]
 """
+### 7.7 The methods against each other
+
+Whether one method is better than another cannot be read from their differences to the base model: "better than base"
+beside "not distinguishable from base" is no proof that the two differ. So pair the others' answers with those of the
+LoRA adapter of the same seed, and go through the same steps. Holm's adjustment runs over these tests alone.
+"""
+
+# %%
+others = [method for method in methods if method != "sft"]
+rivals: dict[tuple[str, str], pd.DataFrame] = {}
+between = pd.DataFrame(index=pd.MultiIndex.from_product([others, benchmarks], names=["method", "benchmark"]))
+for method, benchmark in between.index:
+    both = [one for one in seeds if {(method, one, benchmark), ("sft", one, benchmark)} <= set(answers)]
+    if not both or gone & {(name, one, benchmark) for name in (method, "sft") for one in seeds}:
+        continue
+    first = answers["sft", both[0], benchmark]
+    columns = {
+        (name, one): answers[name, one, benchmark]["value"].reindex(first.index)
+        for one in both
+        for name in (method, "sft")
+    }
+    frame = pd.DataFrame({"cluster": first["cluster"]})
+    frame["difference"] = sum(columns[method, one] - columns["sft", one] for one in both) / len(both)
+    frame = frame.dropna(subset="difference")
+    if len(frame):
+        rivals[method, benchmark] = frame
+
+
+def of_both(figure: Callable[[pd.DataFrame], Any]) -> pd.Series:
+    """A figure of each pair of methods; NaN where there is nothing to compare."""
+    figures = [figure(rivals[key]) if key in rivals else None for key in between.index]
+    return pd.Series(figures, between.index, dtype=float)
+
+
+told_between = look_up(metrics["comparison"], "between")
+between["difference"] = of_both(lambda frame: frame["difference"].mean())
+between["stderr"] = of_both(lambda frame: standard_error(frame["difference"], frame["cluster"]))
+half = between["stderr"] * stats.t.ppf(1 - alpha / 2, of_both(freedom))
+between["low"], between["high"] = between["difference"] - half, between["difference"] + half
+between["p"] = of_both(sign_flip_p)
+holm_between = holm(between["p"], reported(told_between, names, "p"))["p_holm"]
+between["p_holm"] = holm_between.where(between["p"].notna())
+between_level = of_both(level)
+factors = stats.t.ppf(1 - between_level / 2, of_both(freedom)) + stats.t.ppf(power, of_both(freedom))
+findable = (between["stderr"] > 0) & (between_level > 0)
+between["mde"] = (factors * between["stderr"]).where(findable)
+show(
+    between,
+    {
+        "Difference to LoRA": ("difference", "{:+.1f}", 100),
+        f"{1 - alpha:.0%} interval": (["low", "high"], "{:+.1f}", 100),
+        "p": ("p", p_text),
+        "p (Holm)": ("p_holm", p_text),
+        "Detectable": text(between, "mde", "{:.1f}", 100).mask(~findable & between["stderr"].notna(), "unknown"),
+    },
+)
+columns_between = ("difference", "low", "high", "p", "p_holm", "mde")
+check("the methods against LoRA", figures(between, *columns_between), reported(told_between, names, *columns_between))
+
+# %% [markdown]
+"""
 ## 8. Beyond the benchmarks
 
 **Win rate.** A benchmark asks for letters; people read texts. So a reward model scored the methods' answers to
