@@ -152,7 +152,7 @@ def figure(record: Any, *path: str) -> Any:
 
 def verdict(contrast: Mapping[str, Any], alpha: float) -> str:
     """Plain words that follow the numbers."""
-    if contrast["p_holm"] is None:
+    if contrast["p_holm"] is None or contrast["difference"] is None:
         return "not measured"
     if contrast["p_holm"] > alpha:
         return "not distinguishable at this size"

@@ -12,6 +12,7 @@ from tasks.report.words import (
     NOT_MEASURED,
     benchmark_name,
     count,
+    interval_name,
     method_name,
     number,
     percent,
@@ -23,6 +24,7 @@ Metrics = Mapping[str, Any]
 
 def win_rate_section(metrics: Metrics, settings: Settings) -> str:
     """Win rates against the base model's answers, with length control."""
+    interval = interval_name(settings.evaluation.alpha)
     rows = [
         (
             method_name(row["method"]),
@@ -37,8 +39,8 @@ def win_rate_section(metrics: Metrics, settings: Settings) -> str:
         )
         for row in figure(metrics["win_rates"], "rows") or []
     ]
-    header = ("Method", "Wins / ties / losses", "Win rate", "95% interval", "p (Holm)", "At equal length",
-              "95% interval", "Words", "Cut off")  # fmt: skip
+    header = ("Method", "Wins / ties / losses", "Win rate", interval, "p (Holm)", "At equal length",
+              interval, "Words", "Cut off")  # fmt: skip
     base = next((row for row in figure(metrics["win_rates"], "rows") or [] if row["mean_words_baseline"]), None)
     own = (
         f"The base model's answers have {number(base['mean_words_baseline'], 1)} words and "
@@ -49,7 +51,7 @@ def win_rate_section(metrics: Metrics, settings: Settings) -> str:
     return "\n\n".join(
         [
             "### Answers to held-out instructions",
-            f"Every model answers the same {count(_questions(metrics))} instructions that nothing was trained on, "
+            f"Every model answers the same instructions{_questions(metrics)} that nothing was trained on, "
             f"greedily, up to {settings.evaluation.answer_max_new_tokens} tokens, and "
             f"{code(figure(metrics['win_rates'], 'judge') or settings.models.reward.name)} scores them. An answer wins "
             "if its score is above the base model's; a tie counts half. The judge also made the preference pairs, "
@@ -66,9 +68,11 @@ def win_rate_section(metrics: Metrics, settings: Settings) -> str:
     )
 
 
-def forgetting_section(metrics: Metrics) -> str:
+def forgetting_section(metrics: Metrics, settings: Settings) -> str:
     """Loss on general text against the base model's."""
     told = metrics["forgetting"]
+    interval = interval_name(settings.evaluation.alpha)
+    task = code(figure(told, "task") or NOT_MEASURED)
     if told is None:
         return f"### Forgetting\n\nLoss on general text was {NOT_MEASURED}."
     rows = [
@@ -78,16 +82,16 @@ def forgetting_section(metrics: Metrics) -> str:
             number(row["baseline_value"]),
             number(row["value"]),
             NOT_MEASURED if row["difference"] is None else f"{row['difference']:+.4f}",
-            NOT_MEASURED if row["low"] is None else f"{row['low']:+.4f} to {row['high']:+.4f}",
+            NOT_MEASURED if None in (row["low"], row["high"]) else f"{row['low']:+.4f} to {row['high']:+.4f}",
             probability(row["p_holm"]),
         )
-        for row in told["rows"]
+        for row in figure(told, "rows") or []
     ]
-    header = ("Method", "Documents", "Base model", "Adapted", "Difference", "95% interval", "p (Holm)")
+    header = ("Method", "Documents", "Base model", "Adapted", "Difference", interval, "p (Holm)")
     return "\n\n".join(
         [
             "### Forgetting",
-            f"What an adaptation costs elsewhere: the loss on general text ({code(told['task'])}) in bits a byte, "
+            f"What an adaptation costs elsewhere: the loss on general text ({task}) in bits a byte, "
             "document by document against the base model's. More than zero was forgotten.",
             table(header, rows, "metrics/forgetting.json"),
         ]
@@ -117,9 +121,9 @@ def refused_section(metrics: Metrics) -> str:
     )
 
 
-def _questions(metrics: Metrics) -> Any:
+def _questions(metrics: Metrics) -> str:
     known = [row["questions"] for row in figure(metrics["win_rates"], "rows") or [] if row["questions"]]
-    return max(known, default=None)
+    return f" ({count(max(known))})" if known else ""
 
 
 def _controlled(row: Mapping[str, Any]) -> str:
@@ -129,4 +133,4 @@ def _controlled(row: Mapping[str, Any]) -> str:
 
 
 def _interval(low: Any, high: Any) -> str:
-    return NOT_MEASURED if low is None else f"{percent(low)} to {percent(high)}"
+    return NOT_MEASURED if None in (low, high) else f"{percent(low)} to {percent(high)}"

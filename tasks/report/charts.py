@@ -19,7 +19,7 @@ from tasks.evaluate.results import BASE, study_methods
 from tasks.evaluate.win_rates import LENGTH_CONTROLLED
 from tasks.report.metrics import load_metrics
 from tasks.report.recommend import mean_gain, path_costs
-from tasks.report.words import NOT_MEASURED, benchmark_name, count, duration, method_name, size
+from tasks.report.words import NOT_MEASURED, benchmark_name, count, duration, interval_name, method_name, size
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -134,7 +134,7 @@ def _differences(metrics: Metrics, settings: Settings) -> Figure:
                 axes.text(0, y, f" {NOT_MEASURED}", va="center", fontsize=8.5, color=COLOURS[method])
                 continue
             decided = row["p_holm"] is not None and row["p_holm"] <= settings.evaluation.alpha
-            if row["low"] is not None:
+            if None not in (row["low"], row["high"]):
                 axes.plot([100 * row["low"], 100 * row["high"]], [y, y], color=COLOURS[method], linewidth=2)
             axes.plot(
                 100 * row["difference"], y, MARKERS[method], color=COLOURS[method], markersize=8,
@@ -150,7 +150,8 @@ def _differences(metrics: Metrics, settings: Settings) -> Figure:
     axes.set_yticks(ticks, [benchmark_name(name) for name in benchmarks])
     axes.set_ylim(-len(benchmarks) * (len(tuned) + 1) + 1, 1)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("Difference to the base model on the same questions [percentage points], 95% interval")
+    interval = interval_name(settings.evaluation.alpha)
+    axes.set_xlabel(f"Difference to the base model on the same questions [percentage points], {interval}")
     seeds = f", mean of {settings.tuning.seeds} seeds" if settings.tuning.seeds > 1 else ""
     axes.set_title(f"Paired differences to the base model{seeds}")
     _legend(axes)
@@ -264,7 +265,7 @@ def _beyond_benchmarks(metrics: Metrics, settings: Settings) -> Figure:
                 told = "no finite fit" if face == "white" and figure(row, "win_rate") is not None else NOT_MEASURED
                 axes.text(0.02, y, told, va="center", fontsize=9, transform=axes.get_yaxis_transform())
                 continue
-            if low is not None:
+            if low is not None and high is not None:
                 axes.plot([unit * low, unit * high], [y, y], color=COLOURS[method], linewidth=2)
             axes.plot(
                 unit * value, y, MARKERS[method], color=COLOURS[method], markersize=8, markerfacecolor=face,
@@ -278,9 +279,10 @@ def _beyond_benchmarks(metrics: Metrics, settings: Settings) -> Figure:
         axes.xaxis.grid(True, color="#dddddd")
     wins.set_xlim(0, 100)
     wins.set_xlabel("Answers preferred to the base model's [%]\nfilled: as they are; open: at equal length")
-    wins.set_title("Win rate, 95% interval")
+    interval = interval_name(settings.evaluation.alpha)
+    wins.set_title(f"Win rate, {interval}")
     losses.set_xlabel("Loss on general text above the base model's\n[bits a byte]; right of the line: forgotten")
-    losses.set_title("Forgetting, 95% interval")
+    losses.set_title(f"Forgetting, {interval}")
     return chart
 
 

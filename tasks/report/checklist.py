@@ -132,7 +132,7 @@ def _preferences(study: _Study) -> list[Item]:
     title = "2.3 Preference data"
     margins = figure(study.dataset, "margins")
     pairs, ordered = figure(margins, "pairs"), figure(margins, "ordered")
-    share = ordered / pairs if pairs else None
+    share = ordered / pairs if pairs and ordered is not None else None
     mean = figure(margins, "spread", "mean")
     return [
         _at_least("2.3-order", title, "Share of pairs whose chosen score exceeds the rejected score", 1.0, share),
@@ -302,9 +302,10 @@ def _preference_accuracy(study: _Study) -> Any:
 
 def _formats(study: _Study) -> float | None:
     formats = [figure(study.dataset, "formats", kind) for kind in ("sft", "dpo")]
-    if None in formats or not (rows := sum(kind["rows"] for kind in formats)):
+    counts = [(figure(kind, "valid"), figure(kind, "rows")) for kind in formats]
+    if any(None in pair for pair in counts) or not (rows := sum(rows for _, rows in counts)):
         return None
-    return float(sum(kind["valid"] for kind in formats) / rows)
+    return float(sum(valid for valid, _ in counts) / rows)
 
 
 def _charts(study: _Study, *names: str) -> bool:

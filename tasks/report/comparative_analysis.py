@@ -331,10 +331,10 @@ facts: dict[str, Any] = {
 }
 table = pd.DataFrame({"value": list(facts.values())}, index=pd.Index(facts, name="figure"), dtype=float)
 show(table, {"Value": ("value", lambda value: f"{value:,.0f}" if value == int(value) else f"{value:,.3f}")})
-attempts = look_up(raw, "attempts")
+attempts, completed = look_up(raw, "attempts"), look_up(raw, "completed")
 of_splits: list[Any] = [rows.get(f"dpo_{split}") for split in ("train", "val", "test")]
 again = {
-    "success rate": raw["completed"] / attempts if attempts else None,
+    "success rate": completed / attempts if attempts and completed is not None else None,
     "pairs": sum(of_splits) if preference and None not in of_splits else None,
     "margin": look_up(preference, "mean_margin"),
 }

@@ -8,7 +8,7 @@ from typing import Any
 from configs.settings import Settings
 from tasks.evaluate.compare import figure, verdict
 from tasks.report.tables import refused_lines, table
-from tasks.report.words import NOT_MEASURED, count, method_name, number, percent, probability
+from tasks.report.words import NOT_MEASURED, count, interval_name, method_name, number, percent, probability
 
 Row = Mapping[str, Any]
 
@@ -28,7 +28,7 @@ def human_section(metrics: Mapping[str, Any], settings: Settings) -> str:
         "interval is a t interval over instructions; p is from a sign-flip test against 50%, with Holm's adjustment "
         "over the methods.",
         table(
-            ("Method", "Wins / ties / losses", "Not shown", "Ratings", "Win rate", f"{1 - alpha:.0%} interval", "p")
+            ("Method", "Wins / ties / losses", "Not shown", "Ratings", "Win rate", interval_name(alpha), "p")
             + ("p (Holm)", "Verdict"),
             [_cells(row, alpha) for row in rows],
             "metrics/human.json",

@@ -13,7 +13,7 @@ from typing import Any
 from configs.settings import Settings
 from tasks.evaluate.compare import figure, verdict
 from tasks.evaluate.results import study_methods
-from tasks.report.words import duration, method_name, percent, points, size
+from tasks.report.words import NOT_MEASURED, duration, method_name, percent, points, size
 
 Metrics = Mapping[str, Any]
 Pick = dict[str, Any]
@@ -97,19 +97,24 @@ def _best_quality(metrics: Metrics, settings: Settings) -> Pick:
     alpha = settings.evaluation.alpha
     methods = study_methods(settings)
     better = {method: _verdicts(metrics, method, alpha).count("better") for method in methods}
-    gains = {method: mean_gain(metrics, method) for method in methods}
-    told = "; ".join(
-        f"{method_name(method)} better on {better[method]}, "
-        f"worse on {_verdicts(metrics, method, alpha).count('worse')}, "
-        f"mean difference {points(gain[0] if (gain := gains[method]) else None)} points"
-        for method in methods
-    )
+    told = "; ".join(f"{method_name(method)} {_gain(metrics, method, alpha)}" for method in methods)
     candidates = [method for method in methods if better[method] and _harmless(metrics, method, alpha)]
     if len(candidates) == 1:
         return {"use_case": "Best benchmark quality", "rule": rule, "method": candidates[0], "reason": f"{told}."}
     why = "no method is" if not candidates else f"{' and '.join(map(method_name, candidates))} are"
     reason = f"The figures do not decide: {why} better on some benchmark and worse on none ({told})."
     return {"use_case": "Best benchmark quality", "rule": rule, "method": None, "reason": reason}
+
+
+def _gain(metrics: Metrics, method: str, alpha: float) -> str:
+    """On how many benchmarks a method is better and worse, and by how much on all."""
+    verdicts, gain = _verdicts(metrics, method, alpha), mean_gain(metrics, method)
+    missing = verdicts.count(NOT_MEASURED)
+    if missing == len(verdicts):
+        return NOT_MEASURED
+    told = f"better on {verdicts.count('better')}, worse on {verdicts.count('worse')}"
+    told += f", {NOT_MEASURED} on {missing}" if missing else ""
+    return told + (f", mean difference {points(gain[0])} points" if gain else "")
 
 
 def _preferred_answers(metrics: Metrics, settings: Settings) -> Pick:
@@ -129,7 +134,7 @@ def _preferred_answers(metrics: Metrics, settings: Settings) -> Pick:
         for method, row in rows.items()
         if row["p_holm"] is not None
         and row["p_holm"] <= alpha
-        and min(row["low"], row["low_length_controlled"] or 0) > 0.5
+        and all((row[low] or 0) > 0.5 for low in ("win_rate", "low", "low_length_controlled"))
         and _harmless(metrics, method, alpha)
     }
     ahead = [
@@ -150,7 +155,7 @@ def _verdicts(metrics: Metrics, method: str, alpha: float) -> list[str]:
 
 def _harmless(metrics: Metrics, method: str, alpha: float) -> bool:
     verdicts = _verdicts(metrics, method, alpha)
-    return bool(verdicts) and "worse" not in verdicts and "not measured" not in verdicts
+    return bool(verdicts) and "worse" not in verdicts and NOT_MEASURED not in verdicts
 
 
 def _learned(metrics: Metrics, method: str, settings: Settings) -> bool:

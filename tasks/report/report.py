@@ -36,9 +36,11 @@ from tasks.report.words import (
     benchmark_name,
     count,
     duration,
+    interval_name,
     method_name,
     number,
     percent,
+    plural,
     points,
     size,
 )
@@ -139,11 +141,17 @@ def _summary(metrics: Metrics, settings: Settings) -> str:
     parts = ["**In short**, against the base model on the same questions:", "\n".join(lines)]
     wins = [row for row in figure(metrics["win_rates"], "rows") or [] if row["win_rate"] is not None]
     if wins:
-        told = ", ".join(f"{method_name(row['method'])}'s in {percent(row['win_rate'], 0)}" for row in wins)
+        told = ", ".join(f"{method_name(row['method'])} {_win(row, settings.evaluation.alpha)}" for row in wins)
         parts.append(
-            f"On held-out instructions the reward model prefers {told} of the cases to the base model's answers."
+            f"Win rates against the base model's answers by the reward model, on held-out instructions (ties count "
+            f"half, 50% is no difference): {told}."
         )
     return "\n\n".join(parts)
+
+
+def _win(row: Metrics, alpha: float) -> str:
+    decided = row["p_holm"] is not None and row["p_holm"] <= alpha
+    return percent(row["win_rate"]) + ("" if decided else " (may be chance)")
 
 
 def _verdict_sentence(metrics: Metrics, settings: Settings, method: str) -> str:
@@ -418,7 +426,7 @@ def _results(metrics: Metrics, settings: Settings) -> str:
     tests_header = ["Method", "Benchmark", "Questions", "Clusters", "Answers changed", "Right to wrong"]
     tests_header += ["Wrong to right", "Left out", "p (McNemar)"]
     if settings.tuning.seeds > 1:
-        tests_header.append(f"{1 - options.alpha:.0%} interval over seeds")
+        tests_header.append(f"{interval_name(options.alpha)} over seeds")
     return "\n\n".join(
         [
             "lm-evaluation-harness scored every method in the same process layout, precision, batch size "
@@ -431,10 +439,10 @@ def _results(metrics: Metrics, settings: Settings) -> str:
             "Methods are compared with the base model question by question. Differences and detectable differences are "
             "in percentage points; the interval is a t interval with cluster-robust standard errors (Miller, "
             f"{arxiv('2411.00640')}). p is from a sign-flip test that flips whole subjects together, and Holm's "
-            f"adjustment runs over all {len(contrasts)} tests. The detectable difference is the smallest true one that "
-            f"a test at {options.alpha:g} would find with {options.power:.0%} power: a smaller one may be there and is "
-            "not seen. It is unknown where no answer changed, or where the subjects are too few for any test at this "
-            "level.",
+            f"adjustment runs over the {_tests(metrics)} tests that were made. The detectable difference is the "
+            f"smallest true one that a test at {options.alpha:g} would find with {options.power:.0%} power: a smaller "
+            "one may be there and is not seen. It is unknown where no answer changed, or where the subjects are too "
+            "few for any test at this level.",
             table(contrasts_header, contrasts, "metrics/comparison.json", "contrasts"),
             chart("differences", "Differences to the base model on the same questions", "metrics/comparison.json"),
             table(tests_header, tests, "metrics/tests.json"),
@@ -443,7 +451,7 @@ def _results(metrics: Metrics, settings: Settings) -> str:
                 None,
                 (
                     win_rate_section(metrics, settings),
-                    forgetting_section(metrics),
+                    forgetting_section(metrics, settings),
                     human_section(metrics, settings),
                     attached_section(metrics, settings),
                     refused_section(metrics),
@@ -466,11 +474,15 @@ def _over_seeds(row: Metrics, settings: Settings) -> list[str]:
     return [known] if settings.tuning.seeds > 1 else []
 
 
+def _tests(metrics: Metrics) -> int:
+    """Comparisons with the base model that were made."""
+    return sum(row["p"] is not None for row in figure(metrics["comparison"], "contrasts") or [])
+
+
 def _few_clusters(metrics: Metrics) -> list[str]:
     """With few subjects no difference, however large, passes Holm's first step; say so."""
     rows = [row for row in figure(metrics["tests"], "tests") or [] if row["clusters"]]
-    tests = sum(row["p"] is not None for row in figure(metrics["comparison"], "contrasts") or [])
-    alpha = figure(metrics["tests"], "alpha")
+    tests, alpha = _tests(metrics), figure(metrics["tests"], "alpha")
     weak = sorted({(row["benchmark"], row["clusters"]) for row in rows if 2 ** (1 - row["clusters"]) * tests > alpha})
     return [
         f"{benchmark_name(name)} has {clusters} subjects: the test's smallest p is 2/2^{clusters} = "
@@ -601,7 +613,8 @@ def _limitations(metrics: Metrics, settings: Settings) -> list[str]:
     lines = [
         "All training data is synthetic and English; a model wrote it, a model scored it, and no person read it."
         + ("" if figure(metrics["human"], "raters") else " No person rated the models' answers."),
-        f"Trained with {len(seeds)} seed{'s' * (len(seeds) != 1)}: the intervals hold for new questions"
+        (f"Trained with {plural(len(seeds), 'seed')}: the" if seeds else f"What training gains was {NOT_MEASURED}; the")
+        + " intervals hold for new questions"
         + (
             ", not for another training run."
             if len(seeds) < 2

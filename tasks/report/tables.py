@@ -14,6 +14,7 @@ from tasks.report.words import (
     benchmark_name,
     count,
     duration,
+    interval_name,
     method_name,
     number,
     percent,
@@ -164,14 +165,13 @@ def contrast_rows(comparison: Row | None, alpha: float, family: str = "contrasts
 
     The `family` is `contrasts`, with the base model, or `between`, with LoRA SFT.
     """
-    header = ["Method", "Benchmark", "Difference", "95% interval", "p", "p (Holm)", "Detectable", "Verdict"]
-    header[3] = f"{1 - alpha:.0%} interval"
+    header = ["Method", "Benchmark", "Difference", interval_name(alpha), "p", "p (Holm)", "Detectable", "Verdict"]
     rows = [
         [
             method_name(row["method"]),
             benchmark_name(row["benchmark"]),
             points(row["difference"]),
-            NOT_MEASURED if row["low"] is None else f"{points(row['low'])} to {points(row['high'])}",
+            NOT_MEASURED if None in (row["low"], row["high"]) else f"{points(row['low'])} to {points(row['high'])}",
             probability(row["p"]),
             probability(row["p_holm"]),
             _detectable(row),

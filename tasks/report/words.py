@@ -51,6 +51,11 @@ def points(value: Any, digits: int = 1) -> str:
     return NOT_MEASURED if value is None else f"{100 * value:+.{digits}f}"
 
 
+def interval_name(alpha: float) -> str:
+    """An interval by its level, 95% at an alpha of 0.05."""
+    return f"{100 * (1 - alpha):.4g}% interval"
+
+
 def probability(value: Any) -> str:
     """A p value."""
     if value is None:

@@ -28,8 +28,11 @@ from tasks.report.charts import write_charts
 from tasks.report.checklist import SECTIONS, write_checklist
 from tasks.report.metrics import load_metrics, write_metrics
 from tasks.report.recommend import mean_gain, recommendations
-from tasks.report.report import write_report
+from tasks.report.report import render_report, write_report
+from tasks.report.slides.findings import load_study, memory, verdict_counts
+from tasks.report.slides.write import write_slides
 from tasks.report.tables import checklist_table, comparison_table
+from tasks.report.words import interval_name
 from tasks.stages import VERSIONS, study_stages
 
 QUESTIONS = 240
@@ -466,6 +469,83 @@ def test_a_figure_that_is_gone_casts_no_doubt_on_the_rest(study: Workspace, sett
     assert None not in {row["value"] for row in metrics["comparison"]["scores"]}
     runs = {run["method"]: run for run in metrics["efficiency"]["runs"]}
     assert runs["sft"]["inference_tokens_per_second"] is None and runs["dpo"]["train_seconds"] is None
+
+
+def test_every_interval_is_named_by_its_level(study: Workspace, tmp_path: Path) -> None:
+    looser = load_settings("demo", {"evaluation.alpha": 0.1})
+    workspace = Workspace(tmp_path / "copy")
+    shutil.copytree(study.root, workspace.root)
+    write_metrics(workspace, looser)
+    write_report(workspace, looser)
+    tables = [line for line in report_of(workspace).splitlines() if line.startswith("| Method |")]
+    assert sum(line.count("90% interval") for line in tables) == 5
+    assert not any("95%" in line for line in tables)
+    assert interval_name(0.025) == "97.5% interval" and interval_name(0.001) == "99.9% interval"
+
+
+def test_a_study_of_the_base_model_alone_counts_nothing_as_zero(
+    study: Workspace, settings: Settings, tmp_path: Path
+) -> None:
+    workspace = Workspace(tmp_path / "copy")
+    shutil.copytree(study.root, workspace.root)
+    for method in TUNED:
+        for folder in (
+            workspace.adapter(method, 0), results_folder(workspace, method), answers_folder(workspace, method, 0)
+        ):  # fmt: skip
+            shutil.rmtree(folder)
+    write_metrics(workspace, settings)
+    write_report(workspace, settings)
+    report = report_of(workspace)
+    assert "better on 0" not in report and "0 seeds" not in report
+    assert "LoRA SFT not measured; Prompt tuning not measured" in report
+    assert "runs over the 0 tests that were made" in report
+    assert "the same instructions that nothing was trained on" in report
+    study_of_it = load_study(workspace, settings)
+    assert verdict_counts(study_of_it) == "The 12 comparisons with the base model were not measured"
+
+
+def test_the_summary_of_win_rates_says_what_may_be_chance(study: Workspace) -> None:
+    rows = {row["method"]: row for row in load_metrics(study, "win_rates")["rows"]}
+    assert rows["sft"]["p_holm"] <= 0.05 < rows["prompt_tuning"]["p_holm"]
+    report = report_of(study)
+    assert f"LoRA SFT {100 * rows['sft']['win_rate']:.1f}%, Prompt tuning" in report
+    assert f"Prompt tuning {100 * rows['prompt_tuning']['win_rate']:.1f}% (may be chance)" in report
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "figures"),
+    [
+        ("comparison", "contrasts", ("difference", "low", "high", "p", "p_holm", "mde")),
+        ("comparison", "between", ("difference", "low", "high", "p", "p_holm", "mde")),
+        ("win_rates", "rows", ("win_rate", "low", "high", "p_holm", "high_length_controlled", "mean_words")),
+        ("forgetting", "rows", ("difference", "low", "high", "p_holm", "value")),
+    ],
+)
+def test_a_figure_that_is_null_alone_is_not_measured(
+    name: str, family: str, figures: tuple[str, ...], study: Workspace, settings: Settings, tmp_path: Path
+) -> None:
+    workspace = Workspace(tmp_path / "copy")
+    shutil.copytree(study.evaluation / "metrics", workspace.evaluation / "metrics")
+    path = workspace.evaluation / "metrics" / f"{name}.json"
+    whole = read_json(path)
+    for figure in figures:
+        torn = json.loads(json.dumps(whole))
+        torn[family][0][figure] = None
+        write_json(path, torn)
+        assert re.search(r"\bNone\b|\bnan\b", render_report(workspace, settings)) is None
+        write_slides(workspace, settings)
+    write_charts(workspace, settings)
+
+
+def test_lora_and_not_dpo_is_named_for_loras_memory(study: Workspace, settings: Settings, tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "copy")
+    shutil.copytree(study.evaluation / "metrics", workspace.evaluation / "metrics")
+    path = workspace.evaluation / "metrics" / "efficiency.json"
+    efficiency = read_json(path)
+    for run in efficiency["runs"]:
+        run["peak_memory_bytes"] = {"sft": 60 << 20, "prompt_tuning": 40 << 20, "dpo": 50 << 20}.get(run["method"])
+    write_json(path, efficiency)
+    assert memory(load_study(workspace, settings)).endswith("LoRA SFT in the most, 60.0 MiB")
 
 
 def test_win_rates_and_forgetting_stand_in_the_report(study: Workspace, settings: Settings) -> None:

@@ -165,12 +165,13 @@ def headline(study: Study) -> str:
         if found := study.judged(words):
             methods = list(dict.fromkeys(method for method, _ in found))
             told.append(f"{who(methods, study)} {verb} on {where(found, study)}")
+    measured = "measured " if study.judged(NOT_MEASURED) else ""
     if not told:
-        return "No method can be told apart from the base model at this size"
+        return f"No {measured}method can be told apart from the base model at this size"
     if not study.judged("better"):
-        told.insert(0, "no gain is certain")
+        told.insert(0, f"no {measured}gain is certain")
     if not study.judged("worse"):
-        told.append("no loss is certain")
+        told.append(f"no {measured}loss is certain")
     return capital("; ".join(told))
 
 
@@ -178,6 +179,8 @@ def verdict_counts(study: Study) -> str:
     """How many comparisons came out how."""
     better, worse = len(study.judged("better")), len(study.judged("worse"))
     missing = len(study.judged(NOT_MEASURED))
+    if missing == len(study.contrasts):
+        return f"The {missing} comparisons with the base model were {NOT_MEASURED}"
     text = (
         f"Of {len(study.contrasts)} comparisons with the base model {better} are better, {worse} worse, "
         f"{len(study.contrasts) - better - worse - missing} undecided"
@@ -217,7 +220,7 @@ def memory(study: Study) -> str:
     ranked, known = _by_cost(study, "memory")
     if not ranked:
         return f"Training memory was {NOT_MEASURED}"
-    first, last = ranked[0], ranked[-1]
+    first, last = ranked[0], max(ranked, key=lambda one: known[one])  # of DPO and the LoRA before it, LoRA
     text = f"{among(study, ranked)}{method_name(first)} trains in the least memory, {size(known[first])}"
     return capital(
         text + (f", {method_name(last)} in the most, {size(known[last])}" if known[last] > known[first] else "")
@@ -247,7 +250,8 @@ def training(study: Study) -> str:
     known = [one for one in told if one is not None]
     if not known:
         return f"Whether the trainings converged was {NOT_MEASURED}"
-    which = "trainings" if len(known) == len(told) else "measured trainings"
+    which = f"{'' if len(known) == len(told) else 'measured '}trainings"
+    which += f" of seed {study.settings.seed}" if study.seed else ""
     text = f"{'All' if all(known) else f'{known.count(True)} of'} {len(known)} {which} converged"
     # DPO's loss is another one
     losses = {method: study.losses(method) for method in study.methods if method != "dpo"}
@@ -298,7 +302,7 @@ def detectable(study: Study) -> str:
     known = [row["mde"] for row in study.contrasts.values() if row["mde"] is not None]
     if not known:
         return f"What difference this study could see was {NOT_MEASURED}"
-    which = "these tests" if len(known) == len(study.contrasts) else f"the {len(known)} tests with changed answers"
+    which = "these tests" if len(known) == len(study.contrasts) else f"the {len(known)} tests that can see any"
     return f"Half of {which} can only see true differences of {100 * median(known):.1f} points or more"
 
 
@@ -319,7 +323,7 @@ def questions_needed(study: Study, target: float = 0.02) -> str:
 
 def seed_interval(study: Study) -> str:
     """The widest interval over trainings; empty with one training."""
-    found = [(key, row["seeds"]) for key, row in study.contrasts.items() if figure(row.get("seeds"), "low") is not None]
+    found = [(key, row["seeds"]) for key, row in study.contrasts.items() if None not in ends(row.get("seeds"))]
     if not found:
         return ""
     (method, name), seeds = max(found, key=lambda one: one[1]["high"] - one[1]["low"])
@@ -353,17 +357,27 @@ def beyond(study: Study) -> str:
         known = [row for row in against_base(study, name).values() if figure(row, "win_rate") is not None]
         if known:
             best = max(known, key=lambda row: row["win_rate"])
-            doubt = "" if (figure(best, "low") or 0) > 0.5 else CHANCE
             told.append(
-                f"{judge} {method_name(best['method'])} most, {percent(best['win_rate'], 0)} of the time{doubt}"
+                f"{judge} {method_name(best['method'])} most, win rate {percent(best['win_rate'])}{doubt(best, study)}"
             )
     losses = [row for row in against_base(study, "forgetting").values() if figure(row, "difference") is not None]
     if losses and len(told) < 2:
         worst = max(losses, key=lambda row: row["difference"])
-        doubt = "" if (figure(worst, "low") or 0) > 0 else CHANCE
-        text = f"{method_name(worst['method'])} forgot most, {number(worst['difference'])} bits a byte{doubt}"
+        text = f"{method_name(worst['method'])} forgot most, {number(worst['difference'])} bits a byte"
+        text += doubt(worst, study)
         told.append(text if worst["difference"] > 0 else "no method forgot general text")
     return capital("; ".join(told)) or f"What lies beyond the benchmarks was {NOT_MEASURED}"
+
+
+def doubt(row: Any, study: Study) -> str:
+    """That a figure may be chance, unless it holds after Holm's adjustment."""
+    adjusted = figure(row, "p_holm")
+    return "" if adjusted is not None and adjusted <= study.settings.evaluation.alpha else CHANCE
+
+
+def ends(row: Any) -> tuple[Any, Any]:
+    """The ends of an interval, either None where it is not known."""
+    return figure(row, "low"), figure(row, "high")
 
 
 def against_base(study: Study, name: str) -> dict[str, Any]:

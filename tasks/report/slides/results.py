@@ -20,6 +20,7 @@ from tasks.report.words import (
     count,
     duration,
     few,
+    interval_name,
     method_name,
     number,
     percent,
@@ -95,12 +96,14 @@ def differences(study: Study, deck: Deck) -> None:
         row = study.contrasts[method, benchmark]
         if row["difference"] is None:
             return NOT_MEASURED
-        spread = "" if row["low"] is None else f"\n{points(row['low'])} to {points(row['high'])}"
-        return unbroken(f"{points(row['difference'])} {VERDICTS[study.verdict(method, benchmark)]}{spread}")
+        spread = "" if None in (row["low"], row["high"]) else f"\n{points(row['low'])} to {points(row['high'])}"
+        return unbroken(
+            f"{points(row['difference'])} {VERDICTS.get(told := study.verdict(method, benchmark), told)}{spread}"
+        )
 
     title, trainings = findings.certain(study), findings.trained_seeds(study)
     mean = f", mean of {trainings} trainings" if trainings > 1 else ""
-    interval = f"{1 - study.settings.evaluation.alpha:.0%} interval"
+    interval = interval_name(study.settings.evaluation.alpha)
     text = f"Percentage points{mean}; below: {interval}. ○ not distinguishable at this size."
     for page in study.pages:
         body: list[list[Cell]] = [
@@ -121,7 +124,7 @@ def detectable(study: Study, deck: Deck) -> None:
     series = []
     for method in study.methods:
         found = [study.contrasts[method, name] for name in study.benchmarks]
-        halves = [None if row["low"] is None else 50 * (row["high"] - row["low"]) for row in found]
+        halves = [None if None in (row["low"], row["high"]) else 50 * (row["high"] - row["low"]) for row in found]
         labels = [signs.get(study.verdict(method, name), "") for name in study.benchmarks]
         values = [_in_percent(row["difference"]) for row in found]
         series.append(Series(method_name(method), values, COLOURS[method], MARKERS[method], halves, labels))
@@ -131,10 +134,11 @@ def detectable(study: Study, deck: Deck) -> None:
         known = [study.contrasts[method, name]["mde"] for method in study.methods]
         seen = max((one for one in known if one is not None), default=None)
         told = "unknown" if seen is None else f"{100 * seen:.1f}"
+        unknown = ", since no answer changed, none was measured, or its subjects are too few"
         groups.append(f"{benchmark_name(name)} ({told})")
         notes.append(
             f"{benchmark_name(name)}, questions: {count(study.questions(name))}. Difference found with {power}: {told}"
-            f"{', since no answer changed or none was measured' if seen is None else ' points'}."
+            f"{unknown if seen is None else ' points'}."
         )
     if needed := findings.questions_needed(study):
         notes.append(needed)
