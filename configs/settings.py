@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -429,6 +430,25 @@ def load_settings(profile: str, overrides: Mapping[str, Any] | None = None) -> S
         return Settings.model_validate(values)
     except ValidationError as error:
         raise SettingsError("\n".join(_describe(problem) for problem in error.errors())) from None
+
+
+def study_arguments(settings: Settings) -> list[str]:
+    """The command line that gives these settings: the profile, the seed, and what differs from the profile."""
+    own, usual = settings.model_dump(mode="json"), load_settings(settings.profile).model_dump(mode="json")
+    words = ["--profile", settings.profile, "--seed", str(settings.seed)]
+    for key, value in _differences(own, usual):
+        if key != "seed":
+            words += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
+    return words
+
+
+def _differences(own: Mapping[str, Any], usual: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in own.items():
+        there = usual.get(name)
+        if isinstance(value, dict) and isinstance(there, dict) and set(value) == set(there):
+            yield from _differences(value, there, f"{prefix}{name}.")
+        elif value != there:
+            yield f"{prefix}{name}", value
 
 
 def setting_keys(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[tuple[str, str]]:

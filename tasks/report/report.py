@@ -43,6 +43,7 @@ from tasks.report.words import (
     plural,
     points,
     size,
+    study_command,
 )
 from tasks.tune.methods import METHODS
 
@@ -446,6 +447,7 @@ def _results(metrics: Metrics, settings: Settings) -> str:
             table(contrasts_header, contrasts, "metrics/comparison.json", "contrasts"),
             chart("differences", "Differences to the base model on the same questions", "metrics/comparison.json"),
             table(tests_header, tests, "metrics/tests.json"),
+            *_unmoved(metrics),
             *_few_clusters(metrics),
             *filter(
                 None,
@@ -477,6 +479,19 @@ def _over_seeds(row: Metrics, settings: Settings) -> list[str]:
 def _tests(metrics: Metrics) -> int:
     """Comparisons with the base model that were made."""
     return sum(row["p"] is not None for row in figure(metrics["comparison"], "contrasts") or [])
+
+
+def _unmoved(metrics: Metrics) -> list[str]:
+    """Benchmarks on which no method answered anything otherwise than the base model."""
+    changed: dict[str, list[Any]] = {}
+    for row in figure(metrics["tests"], "tests") or []:
+        changed.setdefault(row["benchmark"], []).append(row["changed"])
+    return [
+        f"On {benchmark_name(name)} no method changed any answer: it tells nothing about them, and mean differences "
+        "over the benchmarks, in which it counts as an exact zero, look a little surer than they are."
+        for name, counts in changed.items()
+        if not any(counts) and None not in counts
+    ]
 
 
 def _few_clusters(metrics: Metrics) -> list[str]:
@@ -665,8 +680,7 @@ def _reproduction(metrics: Metrics, settings: Settings) -> str:
     rows = [(name, ", ".join(sorted(found))) for name, found in sorted(packages.items())]
     return "\n\n".join(
         [
-            "```\npip install -c constraints.txt -e .\n"
-            f"python -m flows.full_pipeline --profile {settings.profile} --seed {settings.seed}\n```",
+            f"```\npip install -c constraints.txt -e .\n{study_command(settings)}\n```",
             "Equal settings and seed give byte-identical data and adapters on the same CPU and thread count. Every "
             "setting of this run is in `metrics/provenance.json`, and each stage's in its own `manifest.json`.",
             f"Machine: {'; '.join(sorted(machines)) or NOT_MEASURED}.",

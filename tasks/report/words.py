@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
+from configs.settings import Settings, study_arguments
 from tasks.tune.methods import METHODS
 
 NOT_MEASURED = "not measured"
 METHOD_NAMES = {"base": "Base model", **{name: method.title for name, method in METHODS.items()}}
 BENCHMARK_NAMES = {"mmlu": "MMLU", "hellaswag": "HellaSwag", "arc_easy": "ARC-Easy", "truthfulqa": "TruthfulQA"}
+
+
+def study_command(settings: Settings) -> str:
+    """The command that repeats a study, as a shell takes it."""
+    return shlex.join(["python", "-m", "flows.full_pipeline", *study_arguments(settings)])
 
 
 def method_name(method: str, seed: int | None = None) -> str:

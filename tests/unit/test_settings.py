@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from configs.settings import Settings, SettingsError, load_settings, profiles, setting_keys
+from configs.settings import Settings, SettingsError, load_settings, profiles, setting_keys, study_arguments
+from flows.cli import parse_settings
 
 
 @pytest.mark.parametrize("profile", profiles())
@@ -111,3 +114,24 @@ def test_seeds_and_searches_of_the_profiles(profile: str, seeds: int, candidates
     assert {len(section.search_rates) for section in tuning.methods.values()} == {candidates}
     for section in tuning.methods.values():
         assert not candidates or section.learning_rate in section.search_rates
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"seed": 7, "filter.max_words": 60, "tuning.sft.learning_rate": 1e-5, "evaluation.limit": 9},
+        {
+            "tuning.seeds": 3,
+            "tuning.also": {"ia3": {"learning_rate": 5e-3}},
+            "evaluation.forgetting": None,
+            "evaluation.benchmarks": {"arc_easy": {"task": "demo_arc_easy", "metric": "acc"}},
+            "models.base.name": "a folder/with spaces",
+        },
+    ],
+)
+def test_a_study_names_the_command_line_that_repeats_it(changes: dict[str, Any]) -> None:
+    settings = load_settings("demo", changes)
+    again, _ = parse_settings("full_pipeline", "", study_arguments(settings))
+    assert again == settings
+    assert len(study_arguments(load_settings("demo"))) == 4

@@ -6,9 +6,10 @@ from tasks.report.slides import findings
 from tasks.report.slides.deck import BODY, Cell, Deck, method_cell, table, write
 from tasks.report.slides.findings import Study, rows
 from tasks.report.tables import checklist_summary, measured_text
-from tasks.report.words import NOT_MEASURED, benchmark_name, listed, method_name, plural
+from tasks.report.words import NOT_MEASURED, benchmark_name, listed, method_name, plural, study_command
 
 FAILURES_SHOWN = 6
+LONGEST_COMMAND = 100  # characters that fit on the slide
 
 
 def opening(study: Study, deck: Deck) -> None:
@@ -108,7 +109,7 @@ def backup(study: Study, deck: Deck) -> None:
     body: list[list[Cell]] = [*failed[:FAILURES_SHOWN]]
     if more := len(failed) - len(body):
         body.append([f"and {more} more", "in metrics/checklist.json", "", ""])
-    command = f"python -m flows.full_pipeline --profile {settings.profile} --seed {settings.seed}"
+    command = study_command(settings)
     notes = ["Shown only if somebody asks.", f"{title.rstrip('.')}. Nothing was adjusted to pass."]
     notes += [f"Failed: {what}, required {required}, measured {measured}." for _, what, required, measured in failed]
     notes.append(f"To repeat the study: {command}. Every setting and version is in metrics/provenance.json.")
@@ -116,4 +117,9 @@ def backup(study: Study, deck: Deck) -> None:
     upper, lower = BODY.above(4.6)
     nothing: list[Cell] = ["none failed" if items else NOT_MEASURED, "", "", ""]
     table(slide, upper, ("Failed", "Criterion", "Required", "Measured"), body or [nothing])
-    write(slide, lower, [("Repeat:", command)], (20, 18))
+    write(
+        slide,
+        lower,
+        [("Repeat:", command if len(command) <= LONGEST_COMMAND else "as the report says, under Reproduction")],
+        (20, 18),
+    )
