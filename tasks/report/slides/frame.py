@@ -117,9 +117,5 @@ def backup(study: Study, deck: Deck) -> None:
     upper, lower = BODY.above(4.6)
     nothing: list[Cell] = ["none failed" if items else NOT_MEASURED, "", "", ""]
     table(slide, upper, ("Failed", "Criterion", "Required", "Measured"), body or [nothing])
-    write(
-        slide,
-        lower,
-        [("Repeat:", command if len(command) <= LONGEST_COMMAND else "as the report says, under Reproduction")],
-        (20, 18),
-    )
+    short = command if len(command) <= LONGEST_COMMAND else "as the report says, under Reproduction"
+    write(slide, lower, [("Repeat:", short)], (20, 18))
