@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -363,6 +364,16 @@ class EvaluationSettings(Section):
     human_pairs: Positive = Field(
         50, description="held-out instructions on the page that people rate, the same for every method [instructions]"
     )
+
+    @model_validator(mode="after")
+    def _benchmarks_have_names_of_their_own(self) -> EvaluationSettings:
+        for name in self.benchmarks:
+            if name in ("speed", "forgetting") or not re.fullmatch(r"[\w-]+", name):
+                raise ValueError(
+                    f"benchmarks: got the name {name!r}; results are files of that name, so it takes letters, digits, "
+                    "_ and -, and neither speed nor forgetting, which are measured beside the benchmarks"
+                )
+        return self
 
 
 class TargetSettings(Section):

@@ -20,7 +20,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.annotations import quote
 from tqdm import tqdm
 
-from tasks.process import end_children
+from tasks.process import ChildError, end_children
 
 RETRIES = 2
 RETRY_SECONDS = 2
@@ -96,7 +96,7 @@ def run_units(
         size_unit: what a unit's size counts.
         meter: `rows` and `tokens` that an engine has done so far, unfinished units included.
         stop: when it turns true, no further unit is begun; those under way end.
-        failures: takes the message of each unit that fails, by its name, instead of the first one ending the run.
+        failures: takes a line on each unit that fails, by its name, instead of the first one ending the run.
 
     Returns:
         Whether every unit is on disk.
@@ -131,10 +131,17 @@ def run_units(
             except Exception as error:
                 if failures is None:
                     raise
-                failures[unit.name] = f"{type(error).__name__}: {error}"
+                failures[unit.name] = _reason(error)
             done += unit.size
             progress.show(done + _partial(running[position + 1 :]), _notes(running[position + 1 :]))
         return not failures and not any(future.wrapped_future.cancelled() for future in futures.values())
+
+
+def _reason(error: Exception) -> str:
+    """One line, without a traceback, whose files are those of this machine."""
+    if isinstance(error, ChildError):
+        return error.reason
+    return f"{type(error).__name__}: {error}".partition("\n")[0]
 
 
 def _require(task: Task[..., Any], unit: Unit, future: PrefectConcurrentFuture[Any]) -> None:

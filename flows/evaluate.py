@@ -54,7 +54,7 @@ def evaluate(settings: Settings, workspace: Path) -> None:
             own = {part: failures[f"{work.name}-{part}"] for part in work.parts if f"{work.name}-{part}" in failures}
             work.publish(own)
     if failures:
-        told = "\n".join(f"  {name}: {message.splitlines()[0]}" for name, message in failures.items())
+        told = "\n".join(f"  {name}: {reason}" for name, reason in failures.items())
         raise IncompleteEvaluationError(f"{len(failures)} failed, and are shown as missing until they succeed:\n{told}")
 
 

@@ -24,6 +24,11 @@ from flows.tune import tune
 from storage.files import read_json
 from storage.workspace import Workspace
 from tasks.report.tables import checklist_table, comparison_table
+from tasks.stages import study_stages
+
+
+class IncompleteStudyError(RuntimeError):
+    """More than one of the last steps failed; the message tells each one's failure."""
 
 
 @flow(name="full-pipeline", flow_run_name="full-pipeline-{settings.profile}-{settings.seed}", persist_result=False)
@@ -34,13 +39,15 @@ def full_pipeline(settings: Settings, workspace: Path) -> None:
     prefer(settings, workspace)
     tune(settings, workspace)
     failures = []
-    for measure in (evaluate, judge):
+    for step in (evaluate, judge, report):
         try:
-            measure(settings, workspace)
+            step(settings, workspace)
         except Exception as error:  # noqa: BLE001 - told below, once the report shows what was measured
             failures.append(error)
-    report(settings, workspace)
-    show_results(settings, Workspace(workspace))
+    if study_stages(settings, Workspace(workspace))["report"].state().done:
+        show_results(settings, Workspace(workspace))
+    if len(failures) > 1:
+        raise IncompleteStudyError("\n".join(f"{type(error).__name__}: {error}" for error in failures))
     if failures:
         raise failures[0]
 

@@ -120,7 +120,8 @@ def _answer(replies: BinaryIO, call: int, work: Any) -> None:
 
 def _fail(replies: BinaryIO, call: int, error: Exception) -> None:
     text = "".join(traceback.format_exception(error))[-4000:]
-    _send(replies, {"call": call, "error": text, "out_of_memory": is_out_of_memory(error)})
+    reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+    _send(replies, {"call": call, "error": text, "reason": reason, "out_of_memory": is_out_of_memory(error)})
 
 
 def _send(replies: BinaryIO, message: dict[str, Any]) -> None:

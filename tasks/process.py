@@ -43,7 +43,11 @@ LAUNCH = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR",
 
 
 class ChildError(RuntimeError):
-    """A child process failed; the message ends with what it last said."""
+    """A child process failed; the message ends with what it last said, `reason` is one line without a traceback."""
+
+    def __init__(self, message: str, reason: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason or message.partition("\n")[0]
 
 
 class ChildOutOfMemoryError(ChildError):
@@ -187,7 +191,7 @@ class ModelProcess:
                 future = self._calls.pop(reply["call"])
             if "error" in reply:
                 failure = ChildOutOfMemoryError if reply["out_of_memory"] else ChildError
-                future.set_exception(failure(reply["error"]))
+                future.set_exception(failure(reply["error"], reply["reason"]))
             else:
                 future.set_result(reply["result"])
 

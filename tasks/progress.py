@@ -6,7 +6,7 @@ from configs.settings import Settings
 from storage.checkpoints import checkpoint_step, newest_checkpoint
 from storage.seals import read_seal
 from storage.workspace import Workspace
-from tasks.evaluate.answers import answer_store
+from tasks.evaluate.answers import answer_store, held_out_instructions
 from tasks.evaluate.results import part_folder
 from tasks.generate import rows as magpie
 from tasks.models import model_identity
@@ -19,7 +19,7 @@ Progress = tuple[int, int, str]
 
 def stage_progress(stage: Stage, settings: Settings, workspace: Workspace, done: bool) -> Progress:
     """(done, total, unit) of a stage."""
-    total, unit = _total(stage, settings)
+    total, unit = _total(stage, settings, workspace)
     if done:
         return total, total, unit
     counted = {
@@ -33,7 +33,7 @@ def stage_progress(stage: Stage, settings: Settings, workspace: Workspace, done:
     return (min(counted(stage, settings, workspace), total) if counted else 0), total, unit
 
 
-def _total(stage: Stage, settings: Settings) -> tuple[int, str]:
+def _total(stage: Stage, settings: Settings, workspace: Workspace) -> tuple[int, str]:
     match stage.kind:
         case "generate":
             return settings.generation.rows, "rows drawn"
@@ -46,7 +46,9 @@ def _total(stage: Stage, settings: Settings) -> tuple[int, str]:
         case "evaluate":
             return len(settings.evaluation.benchmarks), "benchmarks"
         case "judge":
-            return settings.evaluation.answer_rows, "held-out instructions answered"
+            asked = _asked(settings, workspace)
+            wanted = settings.evaluation.answer_rows if asked is None else len(asked)
+            return wanted, "held-out instructions answered"
         case _:
             return 1, "stage"
 
@@ -90,4 +92,14 @@ def _benchmarks(stage: Stage, settings: Settings, workspace: Workspace) -> int:
 
 
 def _answers(stage: Stage, settings: Settings, workspace: Workspace) -> int:
-    return 0 if stage.key() is None else len(answer_store(settings, workspace, stage).rows())
+    if stage.key() is None:
+        return 0
+    return len(answer_store(settings, workspace, stage).rows().keys() & (_asked(settings, workspace) or {}).keys())
+
+
+def _asked(settings: Settings, workspace: Workspace) -> dict[str, str] | None:
+    """The held-out instructions, which may be fewer than wanted; None while they are not known."""
+    try:
+        return held_out_instructions(settings, workspace)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

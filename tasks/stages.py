@@ -145,7 +145,9 @@ def study_stages(settings: Settings, workspace: Workspace) -> dict[str, Stage]:
             {
                 "targets": _dump(settings.targets),
                 "profile": settings.profile,
-                **settings.evaluation.model_dump(include={"permutations", "alpha", "power"}),
+                **settings.evaluation.model_dump(
+                    include={"benchmarks", "forgetting", "permutations", "alpha", "power"}
+                ),
             },
             lambda: (
                 _whatever_is_published(

@@ -81,6 +81,7 @@ def answer_store(settings: Settings, workspace: Workspace, stage: Stage) -> RowS
         "base": model_identity(settings.models.base, workspace),
         "adapter": None if stage.method == BASE else result_digest(workspace.adapter(stage.method, stage.seed)),
         "max_new_tokens": settings.evaluation.answer_max_new_tokens,
+        "batch_size": settings.evaluation.batch_size,
     }
     return RowStore(workspace.state / "rows" / f"answers-{fingerprint(key)}")
 

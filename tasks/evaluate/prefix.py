@@ -32,7 +32,7 @@ class SharedPrefixLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
     def _loglikelihood_tokens(self, requests: Any, **options: Any) -> Any:
         # the context's last token predicts the continuation's first, so its logits are needed
         shared = len(os.path.commonprefix([context[:-1] for _, context, _ in requests]))
-        if shared >= SHORTEST:
+        if SHORTEST <= shared < self.max_length:  # a longer one is cut off every prompt's beginning
             self._prefix = torch.tensor(requests[0][1][:shared], device=self.device)
             with torch.no_grad():
                 self._cache = self.model(self._prefix[None], use_cache=True).past_key_values

@@ -19,7 +19,7 @@ from typing import Any
 
 from configs.settings import Settings
 from storage.files import fingerprint, read_json, read_jsonl, sha256_file, write_json, write_jsonl
-from storage.stages import StageKey
+from storage.stages import StageKey, result_digest
 from storage.workspace import Workspace
 
 BASE = "base"
@@ -79,6 +79,7 @@ def part_folder(workspace: Workspace, key: StageKey, part: str) -> Path:
     read = {name: key.settings[name] for name in ("batch_size", "limit", "reserved_tokens", "seed")}
     if part == MEASURE_SPEED:
         read |= {name: value for name, value in key.settings.items() if name.startswith("speed_")}
+        read["prompts"] = result_digest(workspace.filtered)
     else:
         benchmark = key.settings[FORGETTING] if part == FORGETTING else key.settings["benchmarks"][part]
         read["task"] = benchmark["task"]

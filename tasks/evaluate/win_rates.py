@@ -39,6 +39,7 @@ FIGURES = (
 )
 NEWTON_STEPS = 50
 LARGEST_LOGIT = 20.0
+SMALLEST_STEP = 1e-9  # the next would be its square
 
 
 def build_win_rates(workspace: Workspace, settings: Settings, refused: Collection[Run] = ()) -> dict[str, Any]:
@@ -85,18 +86,24 @@ def length_controlled(
     for _ in range(NEWTON_STEPS):
         chance = 1 / (1 + np.exp(-design @ weights))
         information = (design * (chance * (1 - chance))[:, None]).T @ design
-        step = np.linalg.solve(information, design.T @ (outcome - chance))
+        try:
+            step = np.linalg.solve(information, design.T @ (outcome - chance))
+        except np.linalg.LinAlgError:  # every chance is 0 or 1 to the last digit
+            return None
         weights = weights + step
         if not np.isfinite(weights).all() or np.abs(weights).max() > LARGEST_LOGIT:
             return None
-        if np.abs(step).max() < 1e-12:
+        if np.abs(step).max() < SMALLEST_STEP:
             break
+    else:  # a slope that grows as long as it may, beside an intercept that stands
+        return None
     scores = design * (outcome - chance)[:, None]
     grouped = np.column_stack([cluster_sums(scores[:, column], clusters) for column in (0, 1)])
     bread = np.linalg.inv(information)
     correction = len(grouped) / (len(grouped) - 1)
-    stderr = math.sqrt(correction * (bread @ grouped.T @ grouped @ bread)[0, 0])
-    half = float(norm.ppf((1 + confidence) / 2)) * stderr
+    variance = correction * float((bread @ grouped.T @ grouped @ bread)[0, 0])
+    # rounding makes a zero negative: all answers that are as long may be ties
+    half = float(norm.ppf((1 + confidence) / 2)) * math.sqrt(max(0.0, variance))
     middle, low, high = (1 / (1 + math.exp(-logit)) for logit in (weights[0], weights[0] - half, weights[0] + half))
     return middle, low, high
 
@@ -109,7 +116,7 @@ def _figures(runs: list[dict[str, Answer]], base: dict[str, Answer], settings: S
     every = [outcome for told in outcomes.values() for outcome in told]
     leads = [sum(told) / len(told) - 0.5 for told in outcomes.values()]
     mean = estimate(leads)
-    low, high = mean.interval(1 - settings.evaluation.alpha)
+    low, high = mean.interval(1 - settings.evaluation.alpha) if mean.stderr else (None, None)  # all won, or all lost
     lengths = [_words(run[name]) - _words(base[name]) for name in shared for run in runs]
     clusters = [name for name in shared for _ in runs]
     controlled = length_controlled(every, lengths, clusters, 1 - settings.evaluation.alpha)

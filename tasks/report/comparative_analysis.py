@@ -1092,15 +1092,20 @@ def at_equal_length(outcome: Any, longer: Any, instruction: pd.Series) -> tuple[
     for _ in range(50):  # Newton's method
         chance = 1 / (1 + np.exp(-design @ weights))
         information = (design * (chance * (1 - chance))[:, None]).T @ design
-        step = np.linalg.solve(information, design.T @ (outcome - chance))
+        try:
+            step = np.linalg.solve(information, design.T @ (outcome - chance))
+        except np.linalg.LinAlgError:
+            return math.nan, math.nan, math.nan
         weights = weights + step
         if not np.abs(weights).max() <= 20:
             return math.nan, math.nan, math.nan
-        if np.abs(step).max() < 1e-12:
+        if np.abs(step).max() < 1e-9:
             break
+    else:
+        return math.nan, math.nan, math.nan
     pulls = np.column_stack([cluster_sums(pull, instruction) for pull in (design * (outcome - chance)[:, None]).T])
     inverse, count = np.linalg.inv(information), len(pulls)
-    stderr = math.sqrt(count / (count - 1) * (inverse @ pulls.T @ pulls @ inverse)[0, 0])
+    stderr = math.sqrt(max(0.0, count / (count - 1) * (inverse @ pulls.T @ pulls @ inverse)[0, 0]))
     logits = weights[0] + stderr * stats.norm.ppf(1 - alpha / 2) * np.array([0, -1, 1])
     middle, low, high = 1 / (1 + np.exp(-logits))
     return float(middle), float(low), float(high)

@@ -146,6 +146,24 @@ def test_the_disk_has_the_last_word(tmp_path: Path) -> None:
         claiming()
 
 
+def ask(pool: ModelPool, arguments: dict[str, Any]) -> None:
+    pool.call("instruct", **arguments)
+
+
+def test_a_failure_that_ends_nothing_is_told_in_a_line_without_a_traceback(tmp_path: Path) -> None:
+    """It is published, where files of this machine have no place."""
+    failures: dict[str, str] = {}
+    pool = ModelPool("tasks.report.nothing:Nothing", {}, threads=1)
+
+    @flow(name="failing", persist_result=False)
+    def failing() -> None:
+        unit = Unit("ask", "ask-key", {"pool": pool, "arguments": {}}, lambda: None)
+        assert not run_units(ask, [unit], tmp_path / "prefect", "asks", failures=failures)
+
+    failing()
+    assert failures == {"ask": "ModuleNotFoundError: No module named 'tasks.report.nothing'"}
+
+
 def test_a_stop_ends_between_batches_and_the_rest_is_left_for_later(pool: ModelPool, tmp_path: Path) -> None:
     store = RowStore(tmp_path / "rows")
     log = tmp_path / "marks"

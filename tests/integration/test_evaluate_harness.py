@@ -326,6 +326,16 @@ def test_a_shared_preamble_changes_no_log_likelihood(
         assert [value for value, _ in row["responses"]["none"]] == pytest.approx(expected, abs=TOLERANCE)
 
 
+def test_a_preamble_longer_than_the_context_is_cut_as_any_prompt_is(evaluators: dict[str, Any]) -> None:
+    from lm_eval.models.huggingface import HFLM
+
+    lm = evaluators["base"]._lm
+    preamble = [3 + number % 20 for number in range(lm.max_length + 50)]
+    requests = [(("", ""), [*preamble, 5 + last], [7, 8]) for last in range(3)]
+    expected = HFLM._loglikelihood_tokens(lm, requests, disable_tqdm=True)
+    assert lm._loglikelihood_tokens(requests, disable_tqdm=True) == expected
+
+
 def test_adapters_change_answers(answers: dict[str, dict[str, Any]]) -> None:
     """No method is handed another's answers."""
     seen = {method: jsonl(answer["arc_easy"]["samples"]) for method, answer in answers.items()}

@@ -96,9 +96,27 @@ def test_length_control_equals_a_reference() -> None:
     assert ours == pytest.approx(expected, abs=1e-9)
 
 
-@pytest.mark.parametrize("wins", [[1.0] * 8, [0.0] * 4 + [1.0] * 4])
-def test_no_finite_fit_is_no_number(wins: list[float]) -> None:
-    assert length_controlled(wins, [-4, -3, -2, -1, 1, 2, 3, 4], list(range(8)), 0.95) is None
+FEW = [-4, -3, -2, -1, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("wins", "lengths"),
+    [
+        ([1.0] * 8, FEW),
+        ([0.0] * 4 + [1.0] * 4, FEW),
+        # nearly all answers are as long, as after prompt tuning: the one that is not says nothing about length
+        ([0.0] * 6 + [0.5, 0.0, 1.0, 0.0], [0] * 8 + [1, 0]),
+        ([1.0] * 13 + [0.0] + [1.0] + [0.0] + [1.0] * 8, [0] * 15 + [17] + [0] * 8),
+    ],
+)
+def test_no_finite_fit_is_no_number(wins: list[float], lengths: list[int]) -> None:
+    assert length_controlled(wins, lengths, list(range(len(wins))), 0.95) is None
+
+
+def test_ties_wherever_answers_are_as_long_leave_one_half() -> None:
+    """A variance of zero, which rounding makes negative."""
+    told = length_controlled([0.5] * 39 + [1.0] * 4 + [0.0], [0] * 39 + [1] * 5, list(range(44)), 0.95)
+    assert told == pytest.approx((0.5, 0.5, 0.5), abs=1e-6)
 
 
 def write_pages(place: Workspace, method: str, bits: list[float]) -> None:

@@ -61,6 +61,8 @@ def test_every_setting_is_documented() -> None:
         ({"tuning.sft.search_rates": [1e-3, 2e-3]}, ["search_rates", "sft 2, prompt_tuning 0, dpo 0", "same number"]),
         ({"tuning.sft.search_rates": [1e-3, 1e-3]}, ["tuning.sft", "search_rates", "twice"]),
         ({"tuning.seeds": 0}, ["tuning.seeds", "0"]),
+        ({"evaluation.benchmarks.speed": {"task": "a", "metric": "acc"}}, ["evaluation", "benchmarks", "'speed'"]),
+        ({"evaluation.benchmarks": {"a/b": {"task": "a", "metric": "acc"}}}, ["evaluation", "benchmarks", "'a/b'"]),
         ({"generation.rows": 800}, ["filter.train_rows", "800"]),
         ({"filter": 3}, ["filter", "3"]),
         ({"seed.deep": 3}, ["seed"]),

@@ -13,6 +13,7 @@ from flows.tune import unfinished
 from storage.files import write_json, write_jsonl
 from storage.stages import publishing
 from storage.workspace import Workspace
+from tasks.evaluate.answers import answer_store, held_out_instructions
 from tasks.evaluate.results import study_runs
 from tasks.evaluate.work import MethodWork
 from tasks.progress import stage_progress
@@ -141,6 +142,41 @@ def test_the_questions_are_the_same_for_every_seed(place: Workspace) -> None:
     assert first.settings == second.settings
     work = MethodWork(settings, place, second, None)
     assert work._pool._arguments["adapter"] == str(place.adapter("sft", 1))
+
+
+@pytest.mark.parametrize("key", ["benchmarks.arc_easy.metric", "forgetting.metric"])
+def test_another_metric_of_the_same_results_makes_another_report(place: Workspace, key: str) -> None:
+    publish_all(load_settings("demo"), place)
+    first, second = (
+        study_stages(load_settings("demo", overrides), place)["report"].require_key()
+        for overrides in ({}, {f"evaluation.{key}": "another"})
+    )
+    assert first.inputs == second.inputs and first.fingerprint != second.fingerprint
+
+
+def test_answers_of_another_batch_size_are_not_taken_for_these(place: Workspace) -> None:
+    """In half precision the batch moves them."""
+    publish_all(load_settings("demo"), place)
+    stores = set()
+    for size in (8, 16):
+        settings = load_settings("demo", {"evaluation.batch_size": size})
+        stores.add(answer_store(settings, place, study_stages(settings, place)["judge-sft"]).folder)
+    assert len(stores) == 2
+
+
+def test_answers_are_counted_of_the_instructions_that_are_asked(place: Workspace) -> None:
+    """Fewer may be held out than wanted, and the store may hold those of another split."""
+    settings = load_settings("demo")
+    publish_all(settings, place)
+    write_jsonl(place.filtered / "test.jsonl", [{"instruction": f"Do {number}."} for number in range(5)])
+    stage = study_stages(settings, place)["judge-sft"]
+    store = answer_store(settings, place, stage)
+    for names in (list(held_out_instructions(settings, place))[:2], ["another split's"]):
+        store.write(store.plan(names, 8)[0], [{"id": name} for name in names])
+    assert stage_progress(stage, settings, place, done=False)[:2] == (2, 5)
+    assert stage_progress(stage, settings, place, done=True)[:2] == (5, 5)
+    (place.filtered / "test.jsonl").unlink()
+    assert stage_progress(stage, settings, place, done=False)[:2] == (0, settings.evaluation.answer_rows)
 
 
 def test_a_search_comes_before_its_training(place: Workspace) -> None:
