@@ -113,7 +113,9 @@ def run_units(
     with _ended_on_interrupt(), _Progress(label, units, size_unit, meter) as progress:
         futures: dict[str, PrefectConcurrentFuture[Any]] = {}
         for unit in units:
-            futures[unit.name] = _submit(task, unit, [futures[name] for name in unit.after], refresh=False)
+            futures[unit.name] = _submit(
+                task, unit, [futures[name] for name in unit.after], refresh=unit.on_disk() is None
+            )
         running = [(unit, futures[unit.name]) for unit in units]
         done = 0.0
         for position, (unit, future) in enumerate(running):

@@ -59,7 +59,6 @@ def show_results(settings: Settings, workspace: Workspace) -> None:
     comparison, efficiency = read_json(metrics / "comparison.json"), read_json(metrics / "efficiency.json")
     print(comparison_table(comparison, efficiency, list(evaluation.benchmarks), evaluation.alpha))
     print(checklist_table(read_json(metrics / "checklist.json")["items"]))
-    print(f"Report, slides and notebook: {workspace.evaluation}")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from flows.batches import Unit, run_units, show_table
 from flows.cli import run
 from storage.files import read_json
 from storage.workspace import Workspace
+from tasks.report.beyond import not_used
 from tasks.report.work import publish_report
 from tasks.stages import study_stages
 
@@ -34,6 +35,10 @@ def report(settings: Settings, workspace: Path) -> None:
     )
     run_units(publish_report, [unit], place.state / "prefect", "report", "stage")
     metrics = place.evaluation / "metrics"
+    told = {part: read_json(metrics / f"{part}.json") for part in ("tests", "human", "attached")}
+    for name, reason in not_used(told):
+        print(f"not used: {name}: {reason}", file=sys.stderr)
+    print(f"Report, slides and notebook: {place.evaluation}")
     show_table("scores", read_json(metrics / "comparison.json")["scores"], "Benchmark scores")
     show_table("checklist", read_json(metrics / "checklist.json")["items"], "The requirements' checklist")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from configs.settings import ModelSettings, Settings
 from storage.files import fingerprint, sha256_file
-from storage.stages import StageKey, StageState, read_manifest, result_digest, stage_state
+from storage.stages import StageKey, StageState, doubts, read_manifest, result_digest, stage_state
 from storage.workspace import Workspace
 from tasks.evaluate.results import BASE, answers_folder, results_folder, study_methods, study_runs, study_seeds
 from tasks.models import model_identity, world_benchmarks_identity
@@ -150,16 +150,11 @@ def study_stages(settings: Settings, workspace: Workspace) -> dict[str, Stage]:
                 ),
             },
             lambda: (
-                _whatever_is_published(
-                    [
-                        workspace.raw,
-                        workspace.filtered,
-                        workspace.preference,
-                        *(stage.folder for stage in stages if stage.kind in ("search", "tune", "evaluate", "judge")),
-                    ],
-                    workspace,
-                )
-                | {f"evaluation/{name}": _given(workspace.evaluation / name) for name in ("human", "attached")}
+                _whatever_is_published([stage for stage in stages if stage.kind not in ("world", "report")], workspace)
+                | {
+                    "evaluation/human": _given(workspace.evaluation / "human", "ratings*.json"),
+                    "evaluation/attached": _given(workspace.evaluation / "attached", "*.json"),
+                }
             ),
         )
     )
@@ -262,23 +257,27 @@ def _files(folder: Path, *names: str) -> str | None:
     return fingerprint({name: manifest["outputs"][name]["sha256"] for name in names})
 
 
-def _content(folder: Path) -> str | None:
-    """Results and measurements: the report shows both."""
-    manifest = read_manifest(folder)
-    return fingerprint([manifest["outputs"], manifest["measurements"]]) if manifest else None
+def _content(stage: Stage) -> str | None:
+    """Results and measurements, which the report shows, and what keeps it from showing them."""
+    manifest = read_manifest(stage.folder)
+    if manifest is None:
+        return None
+    listed = manifest["outputs"] | manifest["measurements"]
+    gone = [name for name in listed if not (stage.folder / name).is_file()]
+    return fingerprint([listed, manifest.get("failures"), gone, doubts(stage.folder, stage.key())])
 
 
-def _whatever_is_published(folders: list[Path], workspace: Workspace) -> dict[str, str | None]:
+def _whatever_is_published(stages: list[Stage], workspace: Workspace) -> dict[str, str | None]:
     """A report shows what is there, and the rest as missing; nothing at all is no study."""
-    content = {workspace.relative(folder): _content(folder) for folder in folders}
+    content = {workspace.relative(stage.folder): _content(stage) for stage in stages}
     if any(content.values()):
         return {name: digest or NOT_THERE for name, digest in content.items()}
     return content
 
 
-def _given(folder: Path) -> str:
+def _given(folder: Path, pattern: str) -> str:
     """Ratings and results that a person may put there at any time."""
-    return fingerprint({path.name: sha256_file(path) for path in folder.glob("*.json") if path.is_file()})
+    return fingerprint({path.name: sha256_file(path) for path in folder.glob(pattern) if path.is_file()})
 
 
 def _dump(section: Any) -> dict[str, Any]:

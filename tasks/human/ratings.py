@@ -2,7 +2,7 @@
 
 A verdict is 1 for the method, -1 for the base model, 0 for a tie. An instruction's value is the mean over its raters,
 so instructions are the independent units; an answer equal to the base model's has the value 0. Where only a part of
-the page is rated, those ties weigh more than their share and draw the win rate towards one half.
+a method's pairs is rated, as large a part of those ties counts.
 """
 
 from __future__ import annotations
@@ -144,6 +144,8 @@ def _row(method: str, key: Key, given: Mapping[int, Sequence[Rating]], settings:
     identical = sum(tie.method == method for tie in key.identical)
     if not rated and (shown or not identical):
         return _unrated(method)
+    if shown:
+        identical = round(identical * len(rated) / len(shown))
     values = [fmean(_value(rating, pair) for rating in ratings) for pair, ratings in rated] + [0.0] * identical
     options = settings.evaluation
     mean = estimate(values)

@@ -115,10 +115,21 @@ def refused_section(metrics: Metrics) -> str:
     return "\n\n".join(
         [
             "### Not used",
-            "These were found and are shown as not measured above, since they are not what these settings ask for.",
+            "These were found and are shown as not measured above, since they are not what these settings made.",
             table(("Method", "What", "Why"), rows, "metrics/tests.json", "refused"),
         ]
     )
+
+
+def not_used(metrics: Metrics) -> list[tuple[str, str]]:
+    """Results, ratings and attached files that were found and not used, each with its reason."""
+    told = [
+        (f"{row['kind']} {method_name(row['method'], row['seed'])}", row["reason"])
+        for row in figure(metrics["tests"], "refused") or []
+    ]
+    for name in ("human", "attached"):
+        told += [(f"{name}/{row['file']}", row["reason"]) for row in figure(metrics[name], "refused") or []]
+    return told
 
 
 def _questions(metrics: Metrics) -> str:

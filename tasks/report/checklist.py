@@ -155,7 +155,7 @@ def _tuning(study: _Study) -> list[Item]:
                  figure(study.run("sft"), "trainable_percent")),
         _converged("2.4.2-converged", prompt, study, "prompt_tuning"),
         _judge("2.4.2-memory", prompt, "Peak training memory below LoRA's [bytes]",
-               "< LoRA's" if sft_memory is None else f"< {sft_memory}",
+               "< LoRA's" if sft_memory is None else f"< {sft_memory:,}",
                prompt_memory if sft_memory is not None else None, lambda value: value < sft_memory),
         _stated("2.4.2-share", prompt, "Trainable parameters [%], about 0.003 expected", "~ 0.003",
                 figure(study.run("prompt_tuning"), "trainable_percent")),

@@ -1495,7 +1495,7 @@ def passes(limit: str | None, measured: Any) -> bool | None:
         case [low, "to", high]:
             return bool(float(low) <= measured <= float(high))
         case [sign, number] if sign in COMPARISONS:
-            return bool(COMPARISONS[sign](measured, float(number)))
+            return bool(COMPARISONS[sign](measured, float(number.replace(",", ""))))
         case ["all"] | ["there"] | ["converged"]:
             return bool(measured == 1)
     return None

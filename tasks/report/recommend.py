@@ -81,12 +81,12 @@ def _cheapest(
     known = sorted((method for method in eligible if costs[method][name] is not None), key=lambda one: costs[one][name])
     if not known:
         why = "no method is eligible" if not eligible else "it was measured for no eligible method"
-        return {"method": None, "reason": f"The figures do not decide: {why} ({told})."}
+        return {"method": None, "reason": f"{why[0].upper()}{why[1:]} ({told})."}
     best = known[0]
     if len(known) < len(eligible):
-        return {"method": None, "reason": f"The figures do not decide: it was not measured for all methods ({told})."}
+        return {"method": None, "reason": f"It was not measured for all methods ({told})."}
     if len(known) > 1 and costs[best][name] > (1 - LEAD) * costs[known[1]][name]:
-        return {"method": None, "reason": f"The figures do not decide: the two cheapest lie too close ({told})."}
+        return {"method": None, "reason": f"The two cheapest lie too close ({told})."}
     left_out = [method_name(method) for method in costs if method not in eligible]
     note = f" Not eligible: {', '.join(left_out)}." if left_out else ""
     return {"method": best, "reason": f"{told}.{note}"}
@@ -102,7 +102,7 @@ def _best_quality(metrics: Metrics, settings: Settings) -> Pick:
     if len(candidates) == 1:
         return {"use_case": "Best benchmark quality", "rule": rule, "method": candidates[0], "reason": f"{told}."}
     why = "no method is" if not candidates else f"{' and '.join(map(method_name, candidates))} are"
-    reason = f"The figures do not decide: {why} better on some benchmark and worse on none ({told})."
+    reason = f"{why[0].upper()}{why[1:]} better on some benchmark and worse on none ({told})."
     return {"use_case": "Best benchmark quality", "rule": rule, "method": None, "reason": reason}
 
 
@@ -146,7 +146,7 @@ def _preferred_answers(metrics: Metrics, settings: Settings) -> Pick:
     if len(ahead) == 1:
         return pick | {"method": ahead[0], "reason": f"{told}."}
     why = f"{len(winners)} methods win and none is ahead" if winners else "no method wins so"
-    return pick | {"method": None, "reason": f"The figures do not decide: {why} ({told})."}
+    return pick | {"method": None, "reason": f"{why[0].upper()}{why[1:]} ({told})."}
 
 
 def _verdicts(metrics: Metrics, method: str, alpha: float) -> list[str]:

@@ -595,7 +595,9 @@ def _memory_note(metrics: Metrics, settings: Settings) -> str:
     rows = [
         (
             method_name(run["method"]),
-            *(size(figure(run, "cost", "peak_memory_bytes", kind)) for kind in ("allocated", "reserved", "process")),
+            size(figure(run, "cost", "peak_memory_bytes", "allocated")),
+            _reserved(run),
+            size(figure(run, "cost", "peak_memory_bytes", "process")),
         )
         for run in runs
     ]
@@ -604,6 +606,13 @@ def _memory_note(metrics: Metrics, settings: Settings) -> str:
     title = ", ".join(filter(None, ("Peak memory", _corner(settings).lower())))
     peaks = table((title, "Allocated", "Reserved", "Process"), rows, "metrics/training.json", "cost")
     return f"{peaks}\n\nHow: {runs[0]['cost']['peak_memory_method']}."
+
+
+def _reserved(run: Any) -> str:
+    """Memory that CUDA's allocator holds, which a CPU does not have."""
+    if figure(run, "cost", "device") == "cpu":
+        return "does not apply"
+    return size(figure(run, "cost", "peak_memory_bytes", "reserved"))
 
 
 def _conclusion(metrics: Metrics, settings: Settings) -> str:
@@ -646,8 +655,8 @@ def _limitations(metrics: Metrics, settings: Settings) -> list[str]:
     if settings.world:
         lines.insert(
             0,
-            "This is the demo: its models have a few million parameters and know a small invented world. It shows that "
-            "the study runs and how to read it; its figures say nothing about Llama models.",
+            "This is the demo: its models have about a million parameters and know a small invented world. It shows "
+            "that the study runs and how to read it; its figures say nothing about Llama models.",
         )
     missing = [
         f"{method_name(row['method'])} on {benchmark_name(row['benchmark'])}" for row in scores if row["value"] is None

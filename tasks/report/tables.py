@@ -22,6 +22,7 @@ from tasks.report.words import (
     probability,
     size,
 )
+from tasks.tune.methods import METHODS
 
 WIDTH = 100
 PASSED = {True: "pass", False: "FAIL", None: "not decided"}
@@ -223,11 +224,18 @@ def efficiency_rows(efficiency: Row | None) -> tuple[list[str], list[list[str]]]
                 "none" if base else duration(run["train_seconds"]),
                 "none" if base else count(run["train_tokens_per_second"]),
                 count(run["inference_tokens_per_second"]),
-                "none" if base else count(run["inference_tokens_per_second_merged"]),
+                "none" if base else _merged(run),
                 "none" if base else size(run["adapter_bytes"]),
             ]
         )
     return header, rows
+
+
+def _merged(run: Row) -> str:
+    """Speed with the adapter in the weights, which a soft prompt cannot be."""
+    value, method = run["inference_tokens_per_second_merged"], METHODS.get(run["method"])
+    soft = method is not None and method.virtual_tokens and run["inference_tokens_per_second"] is not None
+    return "does not apply" if value is None and soft else count(value)
 
 
 def _names(runs: Sequence[tuple[str, int]]) -> dict[tuple[str, int], str]:

@@ -17,7 +17,7 @@ from storage.files import read_json, write_json, write_jsonl, write_text
 from storage.stages import StageKey, write_manifest
 from storage.workspace import Workspace
 from tasks.evaluate.results import BASE, answers_file, study_methods
-from tasks.human.files import KEY, PAGE, Answer, RatedPair, human_folder
+from tasks.human.files import KEY, PAGE, Answer, Key, RatedPair, Tie, human_folder
 from tasks.human.page import PageError, draw_pairs, write_page
 from tasks.human.ratings import agreement, build_human
 from tasks.report.human import human_section
@@ -392,3 +392,21 @@ def test_ratings_make_the_report_stale_and_the_number_of_pairs_no_answers(place:
     assert {name for name in after if after[name] != before[name]} == {"evaluation/human"}
     more = load_settings("demo", {"evaluation.human_pairs": 7})
     assert study_stages(more, place)["evaluate-sft"].settings == study_stages(settings, place)["evaluate-sft"].settings
+
+
+def test_a_partly_rated_page_counts_as_large_a_part_of_the_answers_that_were_not_shown(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """Else ties that nobody rated would draw the win rate of a few ratings towards one half."""
+    pairs = [RatedPair(pair=n, id=f"{n}", methods=["sft"], baseline_side="left") for n in range(1, 21)]
+    identical = [Tie(id=f"t{n}", method="sft") for n in range(20)]
+    write_json(
+        human_folder(Workspace(tmp_path)) / KEY,
+        Key(page="p", answers={}, pairs=pairs, identical=identical).model_dump(mode="json"),
+    )
+    for rated in (5, 20):
+        ratings = [{"pair": n, "verdict": "right", "false": None} for n in range(1, rated + 1)]
+        file = {"page": "p", "rater": "a", "saved_at": "2026-01-01T00:00:00Z", "ratings": ratings}
+        write_json(human_folder(Workspace(tmp_path)) / "ratings-a.json", file)
+        row = rows_of(Workspace(tmp_path), settings)["sft"]
+        assert (row["wins"], row["ties"], row["win_rate"]) == (rated, rated, 0.75)

@@ -151,7 +151,7 @@ def test_another_metric_of_the_same_results_makes_another_report(place: Workspac
         study_stages(load_settings("demo", overrides), place)["report"].require_key()
         for overrides in ({}, {f"evaluation.{key}": "another"})
     )
-    assert first.inputs == second.inputs and first.fingerprint != second.fingerprint
+    assert first.fingerprint != second.fingerprint
 
 
 def test_answers_of_another_batch_size_are_not_taken_for_these(place: Workspace) -> None:
@@ -264,3 +264,21 @@ def test_status_tells_searches_and_seeds(place: Workspace) -> None:
     assert rows["tune-dpo"]["state"] == "done" and rows["tune-dpo-seed-1"]["state"] == "missing"
     stage = study_stages(settings, place)["tune-dpo-seed-1"]
     assert stage_progress(stage, settings, place, done=False) == (0, 200, "optimizer steps kept")
+
+
+def test_a_damaged_result_makes_the_report_stale_and_its_repair_again(place: Workspace) -> None:
+    """Otherwise a report on what was damaged would stand for good."""
+    settings = load_settings("demo")
+    publish_all(settings, place)
+
+    def read() -> str:
+        return study_stages(settings, place)["report"].require_key().fingerprint
+
+    whole, file = read(), place.evaluation / "results" / "dpo" / "result.json"
+    content = file.read_bytes()
+    file.write_bytes(b"{}")
+    damaged = read()
+    file.unlink()
+    gone = read()
+    file.write_bytes(content)
+    assert len({whole, damaged, gone}) == 3 and read() == whole
