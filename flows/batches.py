@@ -149,8 +149,9 @@ def _reason(error: Exception) -> str:
 def _require(task: Task[..., Any], unit: Unit, future: PrefectConcurrentFuture[Any]) -> None:
     """A unit's result on disk, or its failure."""
     future.result()
-    if unit.on_disk() is None:
-        _submit(task, unit, [], refresh=True).result()
+    if unit.on_disk() is not None:
+        return
+    _submit(task, unit, [], refresh=True).result()
     if unit.on_disk() is None:
         raise IncompleteError(f"{unit.name} ended, but its file is absent or fails its checksum")
 

@@ -47,10 +47,9 @@ class Stage:
 
     def key(self) -> StageKey | None:
         """What the stage reads now, or None while an input is missing."""
-        inputs = {name: digest for name, digest in self.inputs().items() if digest is not None}
-        if len(inputs) < len(self.inputs()):
-            return None
-        return StageKey(self.name, VERSIONS[self.kind], self.settings, inputs)
+        read = self.inputs()
+        inputs = {name: digest for name, digest in read.items() if digest is not None}
+        return StageKey(self.name, VERSIONS[self.kind], self.settings, inputs) if len(inputs) == len(read) else None
 
     def require_key(self) -> StageKey:
         """What the stage reads.

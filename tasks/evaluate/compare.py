@@ -24,9 +24,9 @@ from tasks.evaluate.results import (
 )
 from tasks.evaluate.statistics import (
     Estimate,
+    adjust,
     estimate,
     estimate_over_seeds,
-    holm,
     mcnemar_p,
     sign_flip_level,
     sign_flip_p,
@@ -214,9 +214,7 @@ def _contrasts(
                 | {"stderr": mean.stderr, "p_mcnemar": mcnemar_p(values) if clusters is None else None}
                 | {"seeds": _over_seeds(own, clusters, settings)}
             )
-    measured = [row for row in contrasts if row["p"] is not None]
-    for row, adjusted in zip(measured, holm([row["p"] for row in measured]), strict=True):
-        row["p_holm"] = adjusted
+    adjust(contrasts)
     return contrasts, tests
 
 

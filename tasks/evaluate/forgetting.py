@@ -13,7 +13,7 @@ from typing import Any
 from configs.settings import Settings
 from storage.workspace import Workspace
 from tasks.evaluate.results import BASE, FORGETTING, load_samples, results_folder, study_methods, study_seeds
-from tasks.evaluate.statistics import estimate, holm, sign_flip_p
+from tasks.evaluate.statistics import adjust, estimate, sign_flip_p
 
 FIGURES = ("seeds", "documents", "baseline_value", "value", "difference", "low", "high", "p", "p_holm")
 
@@ -43,9 +43,7 @@ def build_forgetting(
         runs = [run for seed in study_seeds(settings) if (run := losses(method, seed))]
         figures = _figures(runs, base, settings) if base and runs else dict.fromkeys(FIGURES)
         rows.append({"method": method, "baseline": BASE, **figures})
-    measured = [row for row in rows if row["p"] is not None]
-    for row, adjusted in zip(measured, holm([row["p"] for row in measured]), strict=True):
-        row["p_holm"] = adjusted
+    adjust(rows)
     return {"task": asked.task, "metric": asked.metric, "rows": rows}
 
 

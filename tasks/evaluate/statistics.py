@@ -276,3 +276,10 @@ def holm(values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(values) - rank) * values[index]))
         adjusted[index] = largest
     return adjusted
+
+
+def adjust(rows: Sequence[dict[str, Any]]) -> None:
+    """Set `p_holm` of the rows that have a `p`, which are one family of tests."""
+    measured = [row for row in rows if row["p"] is not None]
+    for row, adjusted in zip(measured, holm([row["p"] for row in measured]), strict=True):
+        row["p_holm"] = adjusted

@@ -21,7 +21,7 @@ from configs.settings import Settings
 from storage.files import read_jsonl
 from storage.workspace import Workspace
 from tasks.evaluate.results import BASE, answers_file, study_methods, study_seeds
-from tasks.evaluate.statistics import cluster_sums, estimate, holm, sign_flip_p
+from tasks.evaluate.statistics import adjust, cluster_sums, estimate, sign_flip_p
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,9 +57,7 @@ def build_win_rates(workspace: Workspace, settings: Settings, refused: Collectio
         known = [run for run in runs if run]
         figures = _figures(known, base, settings) if base and known else dict.fromkeys(FIGURES)
         rows.append({"method": method, "baseline": BASE, **figures})
-    measured = [row for row in rows if row["p"] is not None]
-    for row, adjusted in zip(measured, holm([row["p"] for row in measured]), strict=True):
-        row["p_holm"] = adjusted
+    adjust(rows)
     return {"judge": settings.models.reward.name, "rows": rows}
 
 

@@ -17,7 +17,7 @@ from configs.settings import Settings
 from storage.files import sha256_file
 from storage.workspace import Workspace
 from tasks.evaluate.results import BASE, answers_file, study_methods
-from tasks.evaluate.statistics import estimate, holm, sign_flip_p
+from tasks.evaluate.statistics import adjust, estimate, sign_flip_p
 from tasks.given import Refused, RefusedError, read_all, read_given
 from tasks.human.files import KEY, RATINGS, Key, RatedPair, Rating, Ratings, Side, human_folder
 
@@ -54,9 +54,7 @@ def build_human(workspace: Workspace, settings: Settings) -> dict[str, Any] | No
         given.setdefault(rating.pair, []).append(rating)
     stale = _stale(workspace, settings, key, refused)
     rows = [_unrated(method) if stale & {method, BASE} else _row(method, key, given, settings) for method in methods]
-    measured = [row for row in rows if row["p"] is not None]
-    for row, adjusted in zip(measured, holm([row["p"] for row in measured]), strict=True):
-        row["p_holm"] = adjusted
+    adjust(rows)
     return {
         "pairs": len(key.pairs),
         "raters": len(raters),

@@ -17,7 +17,7 @@ from storage.workspace import Workspace
 from tasks.evaluate.compare import figure
 from tasks.evaluate.results import BASE, study_methods
 from tasks.evaluate.win_rates import LENGTH_CONTROLLED
-from tasks.report.metrics import load_metrics
+from tasks.report.metrics import load_metrics, own_runs
 from tasks.report.recommend import mean_gain, path_costs
 from tasks.report.words import NOT_MEASURED, benchmark_name, count, duration, interval_name, method_name, size
 
@@ -160,7 +160,7 @@ def _differences(metrics: Metrics, settings: Settings) -> Figure:
 
 def _efficiency(metrics: Metrics, settings: Settings) -> Figure:
     chart, panels = _canvas(2, 3, (11.5, 6))
-    runs = _own_runs(metrics["efficiency"], settings)
+    runs = own_runs(metrics["efficiency"], settings.seed)
     tuned = study_methods(settings)
     figures: tuple[tuple[str, str, Any, bool, list[str]], ...] = (
         ("trainable_parameters", "Trainable parameters (log scale)", count, True, tuned),
@@ -288,7 +288,7 @@ def _beyond_benchmarks(metrics: Metrics, settings: Settings) -> Figure:
 
 def _loss_curves(metrics: Metrics, settings: Settings) -> Figure:
     chart, panels = _canvas(1, 2, (11, 4.2))
-    runs = _own_runs(metrics["training"], settings)
+    runs = own_runs(metrics["training"], settings.seed)
     on_answers = [method for method in study_methods(settings) if method != "dpo"]
     for axes, methods, title in (
         (panels[0], on_answers, f"Training loss on answers{_seed(settings)}"),
@@ -399,7 +399,3 @@ def _nothing(axes: Axes) -> None:
 def _seed(settings: Settings) -> str:
     """What a title says where there are several seeds and one is shown."""
     return f", seed {settings.seed}" if settings.tuning.seeds > 1 else ""
-
-
-def _own_runs(metrics: Any, settings: Settings) -> dict[str, Any]:
-    return {run["method"]: run for run in figure(metrics, "runs") or [] if run["seed"] == settings.seed}

@@ -16,7 +16,7 @@ from storage.files import write_json
 from storage.workspace import Workspace
 from tasks.evaluate.compare import figure
 from tasks.evaluate.results import METHODS, TUNED
-from tasks.report.metrics import load_metrics, metrics_file
+from tasks.report.metrics import load_metrics, metrics_file, own_runs
 
 PROJECT = Path(__file__).resolve().parents[2]
 PACKAGES = ("configs", "flows", "storage", "tasks")
@@ -88,10 +88,10 @@ class _Study:
         return count
 
     def run(self, method: str) -> Any:
-        return _own(self.efficiency, method, self.settings.seed)
+        return own_runs(self.efficiency, self.settings.seed).get(method)
 
     def trained(self, method: str, *path: str) -> Any:
-        return figure(_own(self.training, method, self.settings.seed), *path)
+        return figure(own_runs(self.training, self.settings.seed).get(method), *path)
 
     def contrasts(self) -> list[Any] | None:
         """Those of the required methods; None where nothing was compared."""
@@ -285,11 +285,6 @@ def _final(study: _Study) -> list[Item]:
               (study.workspace.evaluation / "presentation.pptx").is_file()),
         _at_least("9.4-docstrings", documents, "Public functions and classes with a docstring", functions, documented),
     ]  # fmt: skip
-
-
-def _own(metrics: Any, method: str, seed: int) -> Any:
-    runs = figure(metrics, "runs") or []
-    return next((run for run in runs if (run["method"], run["seed"]) == (method, seed)), None)
 
 
 def _preference_accuracy(study: _Study) -> Any:

@@ -62,6 +62,11 @@ def load_metrics(workspace: Workspace, name: str) -> Any:
     return load_json(metrics_file(workspace, name))
 
 
+def own_runs(metrics: Any, seed: int) -> dict[str, Any]:
+    """By method, the runs of one seed in `efficiency.json` or `training.json`; empty where the file is missing."""
+    return {run["method"]: run for run in figure(metrics, "runs") or [] if figure(run, "seed") == seed}
+
+
 def write_metrics(workspace: Workspace, settings: Settings) -> dict[str, Any]:
     """Write every metrics file from what is published; returns them by name."""
     refused = refused_results(workspace, settings)

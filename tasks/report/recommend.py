@@ -13,6 +13,7 @@ from typing import Any
 from configs.settings import Settings
 from tasks.evaluate.compare import figure, verdict
 from tasks.evaluate.results import study_methods
+from tasks.report.metrics import own_runs
 from tasks.report.words import NOT_MEASURED, duration, method_name, percent, points, size
 
 Metrics = Mapping[str, Any]
@@ -62,7 +63,7 @@ def path_costs(metrics: Metrics, method: str, seed: int) -> dict[str, Any]:
 
     The others are `parameters`, trained ones, and `bytes` on disk.
     """
-    runs = {run["method"]: run for run in figure(metrics.get("efficiency"), "runs") or [] if run["seed"] == seed}
+    runs = own_runs(metrics.get("efficiency"), seed)
     path = [runs.get(step) for step in (("sft", "dpo") if method == "dpo" else (method,))]
     seconds = [figure(run, "train_seconds") for run in path]
     memory = [figure(run, "peak_memory_bytes") for run in path]
@@ -165,8 +166,7 @@ def _learned(metrics: Metrics, method: str, settings: Settings) -> bool:
 
 
 def _test_figures(metrics: Metrics, method: str, settings: Settings) -> Any:
-    runs = figure(metrics.get("training"), "runs") or []
-    own = next((run for run in runs if (run["method"], run["seed"]) == (method, settings.seed)), None)
+    own = own_runs(metrics.get("training"), settings.seed).get(method)
     return figure(own, "metrics", "eval", "test")
 
 

@@ -15,7 +15,7 @@ from tasks.report.attached import attached_section
 from tasks.report.beyond import forgetting_section, refused_section, win_rate_section
 from tasks.report.checklist import RECOMMENDATIONS, SECTIONS, write_checklist
 from tasks.report.human import human_section
-from tasks.report.metrics import load_metrics, write_metrics
+from tasks.report.metrics import load_metrics, own_runs, write_metrics
 from tasks.report.recommend import mean_gain, path_costs, recommendations
 from tasks.report.tables import (
     CHECKLIST_HEADER,
@@ -28,6 +28,7 @@ from tasks.report.tables import (
     efficiency_rows,
     escape,
     score_rows,
+    source,
     table,
     verdict_grid,
 )
@@ -244,8 +245,8 @@ def _example(metrics: Metrics) -> list[str]:
     lines = [f"- {name}: {escape(shown[name])}" for name in fields if shown.get(name)]
     if not lines:
         return []
-    source = "Source: [`metrics/dataset.json`](metrics/dataset.json) (example)."
-    return ["An example, the first row and the first pair of the training splits:", "\n".join(lines), source]
+    told = "An example, the first row and the first pair of the training splits:"
+    return [told, "\n".join(lines), source("metrics/dataset.json", "example")]
 
 
 def _responders(preference: Any) -> str:
@@ -266,8 +267,8 @@ def _responders(preference: Any) -> str:
 
 def _methods(metrics: Metrics, settings: Settings) -> str:
     sections, models = settings.tuning.methods, settings.models
-    runs = {run["method"]: run for run in _own(metrics["efficiency"], settings)}
-    trained = {run["method"]: run for run in _own(metrics["training"], settings)}
+    runs = own_runs(metrics["efficiency"], settings.seed)
+    trained = own_runs(metrics["training"], settings.seed)
     rates = {method: figure(trained.get(method), "metrics", "learning_rate") for method in sections}
     rates |= {
         method: section.learning_rate
@@ -320,7 +321,7 @@ def _trained(method: str, settings: Settings) -> str:
 
 
 def _training(metrics: Metrics, settings: Settings) -> str:
-    runs = {run["method"]: run for run in _own(metrics["training"], settings)}
+    runs = own_runs(metrics["training"], settings.seed)
     methods = study_methods(settings)
 
     def own(method: str, *path: str) -> Any:
@@ -585,13 +586,17 @@ def _ratio(metrics: Metrics, settings: Settings, method: str, name: str) -> str:
 
 
 def _devices(metrics: Metrics, settings: Settings) -> str:
-    runs = _own(metrics["efficiency"], settings)
+    runs = own_runs(metrics["efficiency"], settings.seed).values()
     devices = sorted({str(run[name]) for run in runs for name in ("device", "inference_device") if run[name]})
     return f"Measured on: {', '.join(devices)}." if devices else f"The device was {NOT_MEASURED}."
 
 
 def _memory_note(metrics: Metrics, settings: Settings) -> str:
-    runs = [run for run in _own(metrics["training"], settings) if figure(run, "cost", "peak_memory_method")]
+    runs = [
+        run
+        for run in own_runs(metrics["training"], settings.seed).values()
+        if figure(run, "cost", "peak_memory_method")
+    ]
     rows = [
         (
             method_name(run["method"]),
@@ -663,7 +668,7 @@ def _limitations(metrics: Metrics, settings: Settings) -> list[str]:
     ]
     if missing:
         lines.append(f"Not measured: {'; '.join(missing)}.")
-    if any(run["device"] == "cpu" for run in _own(metrics["efficiency"], settings)):
+    if any(run["device"] == "cpu" for run in own_runs(metrics["efficiency"], settings.seed).values()):
         lines.append("Times were taken on a CPU that other work may have shared; they order the methods only roughly.")
     return lines
 
@@ -696,7 +701,3 @@ def _reproduction(metrics: Metrics, settings: Settings) -> str:
             table(("Package", "Version"), rows, "metrics/provenance.json"),
         ]
     )
-
-
-def _own(metrics: Any, settings: Settings) -> list[Any]:
-    return [run for run in figure(metrics, "runs") or [] if run["seed"] == settings.seed]

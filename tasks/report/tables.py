@@ -61,12 +61,12 @@ def _numeric(cells: Sequence[str]) -> bool:
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], file: str, note: str = "") -> str:
     """A Markdown table over a link to the file it was made from; `note` says where in the file, or which others."""
-    return f"{markdown(header, rows) if rows else NOT_MEASURED.capitalize() + '.'}\n\n{_source(file, note)}"
+    return f"{markdown(header, rows) if rows else NOT_MEASURED.capitalize() + '.'}\n\n{source(file, note)}"
 
 
 def chart(name: str, caption: str, file: str, note: str = "") -> str:
     """A chart of `figures/` over a link to the file it was drawn from."""
-    return f"![{caption}](figures/{name}.png)\n\n{_source(file, note)}"
+    return f"![{caption}](figures/{name}.png)\n\n{source(file, note)}"
 
 
 def arxiv(paper: str) -> str:
@@ -74,7 +74,8 @@ def arxiv(paper: str) -> str:
     return f"[arXiv {paper}](https://arxiv.org/abs/{paper})"
 
 
-def _source(file: str, note: str) -> str:
+def source(file: str, note: str = "") -> str:
+    """A link to the file that a table, a chart or an example was made from."""
     return f"Source: [`{file}`]({file}){f' ({note})' if note else ''}."
 
 

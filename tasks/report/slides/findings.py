@@ -14,7 +14,7 @@ from storage.workspace import Workspace
 from tasks.evaluate.compare import CONTRAST_FIGURES, TEST_FIGURES, figure, verdict
 from tasks.evaluate.results import BASE, study_methods
 from tasks.report.charts import Z95
-from tasks.report.metrics import load_metrics
+from tasks.report.metrics import load_metrics, own_runs
 from tasks.report.recommend import mean_gain, path_costs, recommendations
 from tasks.report.words import (
     NOT_MEASURED,
@@ -93,8 +93,7 @@ class Study:
 
     def runs(self, name: str) -> dict[str, Any]:
         """Runs of the study's own seed in a metrics file, by method."""
-        found = rows(self.metrics[name], "runs")
-        return {run["method"]: run for run in found if figure(run, "seed") == self.settings.seed}
+        return own_runs(self.metrics[name], self.settings.seed)
 
     def cost(self, method: str, name: str) -> Any:
         """A figure of a method's own run."""
