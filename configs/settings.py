@@ -74,7 +74,11 @@ class HardwareSettings(Section):
     vllm_memory_share: Fraction = Field(0.9, description="share of the accelerator's memory that vLLM takes")
     vllm_eager: bool = Field(False, description="vLLM without compilation: slower steps, a start in seconds")
     session_hours: Rate = Field(12, description="longest session of the runtime (3.2) [h]")
-    memory_gb: Rate | None = Field(None, description="accelerator memory (3.2) [GB]; none on a CPU")
+    memory_gb: Rate | None = Field(
+        None, description="GPU memory the study needs (3.2) [GB]; it is then refused on a CPU; none runs anywhere"
+    )
+    gpu: str | None = Field(None, description="card that 3.1's hours are asked of, such as T4: they count on no other")
+    cpu_hours: Rate | None = Field(None, description="what the study takes where there is no GPU, told at its start [h]")
 
 
 class SamplingSettings(Section):
@@ -428,19 +432,54 @@ def profiles() -> list[str]:
 def load_settings(profile: str, overrides: Mapping[str, Any] | None = None) -> Settings:
     """Read a profile, apply dotted overrides such as `filter.max_words`, validate.
 
+    Args:
+        profile: the name of one that ships with the project, or the path of a YAML file of one's own, of which the
+            study keeps the file's name.
+        overrides: values by dotted key.
+
     Raises:
         SettingsError: an unknown profile or key, or a value out of range, each with what would be right.
     """
-    path = PROFILE_FOLDER / f"{profile}.yaml"
-    if not path.is_file():
-        raise SettingsError(f"--profile: got {profile!r}, takes one of {', '.join(profiles())}")
-    values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) | {"profile": profile}
+    path = profile_file(profile)
+    values = _read_profile(path) | {"profile": path.name if _is_path(profile) else profile}
+    _OWN_PROFILES[path.name] = path.absolute()
     for key, value in (overrides or {}).items():
         _set(values, key, value)
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
         raise SettingsError("\n".join(_describe(problem) for problem in error.errors())) from None
+
+
+def profile_file(profile: str) -> Path:
+    """Where a profile's YAML lies.
+
+    Raises:
+        SettingsError: there is none of that name.
+    """
+    path = Path(profile).expanduser() if _is_path(profile) else PROFILE_FOLDER / f"{profile}.yaml"
+    path = path if path.is_file() else _OWN_PROFILES.get(profile, path)
+    if not path.is_file():
+        raise SettingsError(f"--profile: got {profile!r}, takes one of {', '.join(profiles())}, or the path of a .yaml file")
+    return path
+
+
+def _is_path(profile: str) -> bool:
+    return profile.endswith((".yaml", ".yml"))
+
+
+# Where this process read profiles of the user's own: a study keeps their names, since paths are a machine's
+_OWN_PROFILES: dict[str, Path] = {}
+
+
+def _read_profile(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingsError(f"--profile: {path} cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise SettingsError(f"--profile: {path} holds no settings; configs/smol.yaml shows how one looks")
+    return values
 
 
 def study_arguments(settings: Settings) -> list[str]:

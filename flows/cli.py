@@ -29,6 +29,7 @@ def run(
     stages: Sequence[str],
     arguments: Sequence[str] | None = None,
     add_options: AddOptions | None = None,
+    needs_models: bool = True,
 ) -> int:
     """Run a flow from the command line and return its exit code: 0 done, 1 failed, 2 wrong settings, 130 interrupted.
 
@@ -38,6 +39,7 @@ def run(
         stages: prefixes of the stages it publishes; if they all hold, nothing is started.
         arguments: command line; none takes the process's own.
         add_options: adds the command's own options to those that all have.
+        needs_models: whether everything that the study needs is looked at before it begins.
     """
     try:
         settings, workspace, options = parse(name, flow.__doc__ or "", arguments, add_options)
@@ -49,13 +51,19 @@ def run(
         return DONE
 
     from flows.server import ServerError, ensure_server
+    from tasks.doctor.examine import NotReadyError
 
     print(f"{name} · profile {settings.profile} · seed {settings.seed} · workspace {workspace.root}")
     try:
         with only_one(workspace.root, f"python -m flows.{name}"):
             sweep_leftovers(workspace.root, LEFTOVER_SECONDS)
+            if needs_models:
+                show_warnings(settings, workspace)
             print(f"Prefect UI {ensure_server(options.keep_ui)}/runs", flush=True)
             flow(settings, workspace.root)
+    except NotReadyError as error:
+        print(f"{error}\nNothing was begun; `python -m flows.doctor` looks at the same.", file=sys.stderr)
+        return WRONG_SETTINGS
     except KeyboardInterrupt:
         print("\nInterrupted; nothing is lost. Run the same command again to go on.", file=sys.stderr)
         return INTERRUPTED
@@ -67,6 +75,18 @@ def run(
     if not options.keep_ui:
         print("Reopen the Prefect UI of past runs with: prefect server start")
     return DONE
+
+
+def show_warnings(settings: Settings, workspace: Workspace) -> None:
+    """Look at what the study needs, and print what may surprise.
+
+    Raises:
+        NotReadyError: something would end it.
+    """
+    from tasks.doctor.examine import require_ready
+
+    for check in require_ready(settings, workspace):
+        print(f"warning: {check.name}: {check.told}", file=sys.stderr)
 
 
 def parse(
@@ -106,7 +126,7 @@ def parse_settings(
         epilog="settings (--section.key VALUE):\n" + "\n".join(f"  --{key}  {text}" for key, text in setting_keys()),
         allow_abbrev=False,
     )
-    parser.add_argument("--profile", default="demo", help=f"one of {', '.join(profiles())} (default: demo)")
+    parser.add_argument("--profile", default="demo", help=f"one of {', '.join(profiles())}, or a YAML file of your own (default: demo)")
     parser.add_argument("--workspace", type=Path, default=default_root(), help="folder that holds the study")
     parser.add_argument("--keep-ui", action="store_true", help="leave the Prefect server running at the end")
     parser.add_argument("--json", action="store_true", help=argparse.SUPPRESS if name != "status" else "print JSON")

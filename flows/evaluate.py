@@ -14,8 +14,8 @@ from configs.settings import Settings
 from flows.batches import Unit, at_once, run_units
 from flows.cli import run
 from storage.workspace import Workspace
-from tasks.evaluate.work import MethodWork, evaluate_benchmark
-from tasks.models import resolve_revision
+from tasks.evaluate.work import MethodWork, evaluate_benchmark, fetch_benchmarks
+from tasks.models import fetch_models
 from tasks.stages import study_stages
 
 
@@ -32,13 +32,15 @@ class IncompleteEvaluationError(RuntimeError):
 def evaluate(settings: Settings, workspace: Path) -> None:
     """Score the base model and each adapter; a model is loaded once, in a process of its own, for all benchmarks."""
     place = Workspace(workspace)
-    revision = resolve_revision(settings.models.base, place)
     stages = study_stages(settings, place).values()
     waiting = [stage for stage in stages if stage.kind == "evaluate" and not stage.state().done]
+    if waiting:
+        fetch_models([settings.models.base], place)
+        fetch_benchmarks(settings, place)
     size = settings.hardware.workers
     failures: dict[str, str] = {}
     for group in [waiting[i : i + size] for i in range(0, len(waiting), size)]:
-        works = [MethodWork(settings, place, stage, revision) for stage in group]
+        works = [MethodWork(settings, place, stage) for stage in group]
         try:
             units = [
                 Unit(f"{work.name}-{part}", work.part_key(part), {"work": work, "part": part}, work.check(part))

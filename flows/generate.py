@@ -22,7 +22,7 @@ from storage.workspace import Workspace
 from tasks.generate import rows as magpie
 from tasks.generate.budget import Budget
 from tasks.generate.cost import total_cost
-from tasks.models import model_identity, resolve_revision
+from tasks.models import fetch_models, model_identity
 from tasks.process import ModelPool
 from tasks.provenance import provenance
 from tasks.stages import study_stages
@@ -35,7 +35,6 @@ def generate(settings: Settings, workspace: Path, budget: Budget | None = None) 
     stages = study_stages(settings, place)
     if settings.world and not stages["world"].state().done:
         build_world(settings, workspace)
-    resolve_revision(settings.models.teacher, place)
     if stages["generate"].state().done:
         return True
     workers = at_once(settings.generation.batches_in_flight)
@@ -47,6 +46,7 @@ def generate(settings: Settings, workspace: Path, budget: Budget | None = None) 
 def draw_and_answer(settings: Settings, workspace: Path, budget: Budget) -> bool:
     """Draw instructions, answer them, draw again the rows that failed; publish when no row is left."""
     place, wanted, teacher = Workspace(workspace), settings.generation, settings.models.teacher
+    fetch_models([teacher], place)
     identity = str(model_identity(teacher, place))
     instructions, responses = magpie.row_stores(settings, place, identity)
     results = place.state / "prefect"
@@ -90,11 +90,9 @@ def draw_and_answer(settings: Settings, workspace: Path, budget: Budget) -> bool
 
     rows, failed = magpie.last_attempts(attempts)
     statistics = magpie.raw_statistics(rows, failed, wanted.rows, wanted.domains)
-    described = provenance(settings)
-    device = "cuda" if described["hardware"]["accelerators"] else "cpu"
-    cost = total_cost([instructions, responses]) | {"device": device}
+    cost = total_cost([instructions, responses])
     key = study_stages(settings, place)["generate"].require_key()
-    with publishing(place.raw, key, described | {"throughput": cost}, measurements=["cost.json"]) as folder:
+    with publishing(place.raw, key, provenance(settings, place) | {"throughput": cost}, measurements=["cost.json"]) as folder:
         write_jsonl(folder / "raw.jsonl", rows)
         write_jsonl(folder / "failed.jsonl", failed)
         write_json(folder / "stats.json", statistics)

@@ -22,7 +22,7 @@ from storage.shards import Row, RowStore
 from storage.stages import publishing
 from storage.workspace import Workspace
 from tasks.generate import rows as magpie
-from tasks.models import model_identity, model_source, resolve_revision
+from tasks.models import fetch_models, model_identity, model_source, revision_on_record
 from tasks.prefer import pairs as pairing
 from tasks.prefer.score import score_id, score_key, score_responses
 from tasks.prefer.statistics import pair_statistics, quality_agreement
@@ -35,11 +35,10 @@ from tasks.stages import study_stages
 def prefer(settings: Settings, workspace: Path) -> None:
     """Ask three models about the kept instructions, score every response once, publish best against worst."""
     place = Workspace(workspace)
-    for model in (*settings.models.responders, settings.models.reward):
-        resolve_revision(model, place)
     stage = study_stages(settings, place)["prefer"]
     if stage.state().done:
         return
+    fetch_models([*settings.models.responders, settings.models.reward], place)
     key = stage.require_key()
     kept = read_jsonl(place.filtered / "filtered.jsonl")
     in_flight = settings.generation.batches_in_flight
@@ -56,7 +55,7 @@ def prefer(settings: Settings, workspace: Path) -> None:
     selected = pairing.select_pairs(result.pairs, pairing.quotas(settings.preference))
     statistics = pair_statistics(selected, responses, result.skipped)
     statistics["quality"] = quality_agreement(responses, settings.filter.quality)
-    with publishing(place.preference, key, provenance(settings)) as folder:
+    with publishing(place.preference, key, provenance(settings, place)) as folder:
         write_jsonl(folder / "responses.jsonl", responses)
         write_jsonl(folder / "pairs.jsonl", selected)
         for split in ("train", "val", "test"):
@@ -132,7 +131,7 @@ def scored(settings: Settings, place: Workspace, responses: list[Row]) -> list[R
     by_id = {score_id(row): row for row in responses if row["output"]}
     arguments = {
         "source": model_source(reward, place),
-        "revision": resolve_revision(reward, place),
+        "revision": revision_on_record(reward, place),
         "precision": reward.precision,
     }
     hardware = settings.hardware

@@ -44,4 +44,4 @@ def report(settings: Settings, workspace: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(report, "report", ["report"]))
+    sys.exit(run(report, "report", ["report"], needs_models=False))

@@ -17,7 +17,7 @@ from flows.batches import Unit, at_once, run_units
 from flows.cli import run
 from storage.workspace import Workspace
 from tasks.evaluate.results import study_methods
-from tasks.models import resolve_revision
+from tasks.models import fetch_models
 from tasks.stages import Stage, study_stages
 from tasks.tune.methods import METHODS
 from tasks.tune.search import candidates, publish_search, try_candidate
@@ -31,7 +31,8 @@ def tune(settings: Settings, workspace: Path) -> None:
     Each method's learning rate is searched for first, where the profile gives it candidates; each is then trained with
     every seed of the study.
     """
-    resolve_revision(settings.models.base, Workspace(workspace))
+    if unfinished(settings, workspace, "search", [*METHODS]) or unfinished(settings, workspace, "tune", [*METHODS]):
+        fetch_models([settings.models.base], Workspace(workspace))
     workers = at_once(trainings_at_once(settings))
     search, train = search_rates.with_options(task_runner=workers), train_methods.with_options(task_runner=workers)
     on_the_base_model = [method for method in study_methods(settings) if METHODS[method].peft]

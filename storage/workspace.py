@@ -54,6 +54,11 @@ class Workspace:
         return self.root / "evaluation"
 
     @property
+    def hub(self) -> Path:
+        """The hub's commits that the study uses."""
+        return self.root / "hub.json"
+
+    @property
     def state(self) -> Path:
         """Work in progress: shards, Prefect results, checkpoints; safe to delete once a stage is published."""
         return self.root / ".state"

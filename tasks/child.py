@@ -106,7 +106,7 @@ def _build(built: list[Any], target: str, arguments: dict[str, Any]) -> Any:
     module, _, name = target.partition(":")
     made = getattr(importlib.import_module(module), name)(**arguments)
     built.append(made)
-    return made if isinstance(made, (dict, list)) else None
+    return made if isinstance(made, (dict, list)) else getattr(made, "device", None)
 
 
 def _answer(replies: BinaryIO, call: int, work: Any) -> None:

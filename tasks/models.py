@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from configs.settings import ModelSettings
-from storage.files import fingerprint, read_json, sha256_file, write_json
+from storage.digests import local_digests
+from storage.files import fingerprint
 from storage.stages import read_manifest
 from storage.workspace import Workspace
+from tasks.hub import commit_on_record, fetch, repository, resolve
 
 WORLD = "world/"
 
@@ -26,11 +29,11 @@ def model_identity(model: ModelSettings, workspace: Workspace) -> str | None:
     """What a model is, wherever it lies: the hash of its files, or the hub's commit; None where not yet known."""
     if model.name.startswith(WORLD):
         content = _world_files(workspace, model.name.removeprefix(WORLD) + "/")
-    elif Path(model.name).is_dir():
-        content = {path.name: sha256_file(path) for path in sorted(Path(model.name).iterdir()) if path.is_file()}
+    elif not on_the_hub(model):
+        content = local_digests(path for path in sorted(Path(model.name).iterdir()) if path.is_file())
     else:
-        record = _revision_file(model, workspace)
-        content = {"commit": read_json(record)["commit"]} if record.is_file() else None
+        commit = commit_on_record(repository(model), workspace)
+        content = {"commit": commit} if commit else None
     return fingerprint({"content": content, "precision": model.precision}) if content else None
 
 
@@ -40,35 +43,24 @@ def world_benchmarks_identity(workspace: Workspace) -> str | None:
     return fingerprint(content) if content else None
 
 
-def resolve_revision(model: ModelSettings, workspace: Workspace) -> str | None:
-    """The hub commit a study uses, looked up once and then kept in the workspace; None for a local model.
+def on_the_hub(model: ModelSettings) -> bool:
+    """Whether a model is neither the world's nor a local folder's."""
+    return not model.name.startswith(WORLD) and not Path(model.name).is_dir()
+
+
+def revision_on_record(model: ModelSettings, workspace: Workspace) -> str | None:
+    """What `from_pretrained` takes as the revision: the commit that `fetch_models` pinned; None for a local model."""
+    return commit_on_record(repository(model), workspace) if on_the_hub(model) else None
+
+
+def fetch_models(models: Iterable[ModelSettings], workspace: Workspace) -> None:
+    """Pin the commit of each model of the hub and bring its files here: the processes that load it ask nobody.
 
     Raises:
-        ModelError: the hub does not know the model, needs a token, or cannot be reached.
+        HubError: a model cannot be had; the message says what to do.
     """
-    if model.name.startswith(WORLD) or Path(model.name).is_dir():
-        return None
-    record = _revision_file(model, workspace)
-    if not record.is_file():
-        from huggingface_hub import HfApi
-        from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
-
-        try:
-            commit = HfApi().model_info(model.name, revision=model.revision).sha
-        except GatedRepoError:
-            raise ModelError(
-                f"{model.name} is gated: accept its licence on its hub page, then log in with `hf auth login`"
-            ) from None
-        except RepositoryNotFoundError:
-            raise ModelError(f"{model.name} is neither a folder here nor a model on the hub") from None
-        except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
-            raise ModelError(
-                f"the hub could not be asked about {model.name} ({type(error).__name__}); connect to the internet, "
-                "or give a local folder as the model's name"
-            ) from None
-        write_json(record, {"name": model.name, "asked": model.revision, "commit": commit})
-    commit_on_record: str = read_json(record)["commit"]
-    return commit_on_record
+    for wanted in dict.fromkeys(repository(model) for model in models if on_the_hub(model)):
+        fetch(wanted, resolve(wanted, workspace))
 
 
 def load_arguments(precision: str) -> dict[str, Any]:
@@ -103,10 +95,6 @@ def odd_attention(config: Any) -> str | None:
         if value and set(value if odd == "layer_types" else [odd]) != {"full_attention"}:
             return odd
     return None
-
-
-def _revision_file(model: ModelSettings, workspace: Workspace) -> Path:
-    return workspace.state / "revisions" / f"{fingerprint([model.name, model.revision])}.json"
 
 
 def _world_files(workspace: Workspace, prefix: str) -> dict[str, str] | None:

@@ -73,6 +73,7 @@ class ModelProcess:
         threads: int,
         launcher: Sequence[str] = PYTHON,
         processes: int = 1,
+        online: bool = False,
     ) -> None:
         """Start the child and send it the construction of `target` ("module:Name").
 
@@ -82,6 +83,8 @@ class ModelProcess:
             threads: CPU threads of the child.
             launcher: command that starts `tasks.child`, such as `accelerate launch -m tasks.child`.
             processes: how many of it the launcher starts; the first answers, the others only do the same.
+            online: whether it may ask the hub; what a stage reads is fetched before, and without a network each
+                question would be repeated for minutes.
         """
         if _ending.is_set():
             raise ChildError("the run is ending")
@@ -92,6 +95,7 @@ class ModelProcess:
             "TOKENIZERS_PARALLELISM": "false",
             **KEEP_FREED_MEMORY,
             "PYTHONHASHSEED": "0",
+            **({} if online else {"HF_HUB_OFFLINE": "1"}),
             **({FIRST_CALL: json.dumps({"target": target, "arguments": arguments})} if processes > 1 else {}),
             "PYTHONPATH": os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]),
         }
@@ -234,6 +238,8 @@ class ModelPool:
         self._failed: list[ChildError | None] = [None] * size
         self._choice = threading.Lock()
         self._closed = False
+        self.device: dict[str, Any] = {}
+        """What the newest child computes on, as `tasks.device.computing_device` tells."""
         self._replaced: Counter[str] = Counter()
         self._lapped = time.monotonic()
 
@@ -311,7 +317,7 @@ class ModelPool:
                 child = ModelProcess(self._target, self._arguments, threads=self._threads)
                 self._children[slot] = child
                 try:
-                    child.ready.result()
+                    self.device = child.ready.result() or self.device
                 except ChildError as error:
                     self._failed[slot] = error
                     self._children[slot] = None
@@ -337,14 +343,23 @@ def free_port() -> int:
 
 
 def run_in_child(
-    target: str, arguments: dict[str, Any], *, threads: int, launcher: Sequence[str] = PYTHON, processes: int = 1
+    target: str,
+    arguments: dict[str, Any],
+    *,
+    threads: int,
+    launcher: Sequence[str] = PYTHON,
+    processes: int = 1,
+    online: bool = False,
 ) -> dict[str, Any]:
-    """Call a function in a fresh process and return its JSON-shaped result.
+    """Call a function in a fresh process and return its JSON-shaped result; the arguments are `ModelProcess`'s.
 
     Raises:
         ChildError: it failed or died.
     """
-    with ModelProcess(target, arguments, threads=threads, launcher=launcher, processes=processes) as child:
+    started = ModelProcess(
+        target, arguments, threads=threads, launcher=launcher, processes=processes, online=online
+    )
+    with started as child:
         result: dict[str, Any] = child.ready.result()
         return result
 

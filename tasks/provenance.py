@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from configs.settings import Settings
+from storage.workspace import Workspace
+from tasks.hub import commits
 
 PACKAGES = (
     "accelerate",
@@ -28,14 +30,15 @@ PACKAGES = (
 )
 
 
-def provenance(settings: Settings) -> dict[str, Any]:
-    """Seed, resolved settings, versions and hardware; no clock time and no host name."""
+def provenance(settings: Settings, workspace: Workspace) -> dict[str, Any]:
+    """Seed, resolved settings, the hub's commits, versions and hardware; no clock time and no host name."""
     return {
         "seed": settings.seed,
         "settings": settings.model_dump(mode="json"),
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
         "python": platform.python_version(),
         "hardware": hardware(),
+        "hub": commits(workspace),
     }
 
 

@@ -27,7 +27,7 @@ VERSIONS = {
     "tune": 2,
     "evaluate": 2,
     "judge": 1,
-    "report": 5,
+    "report": 6,
 }
 
 
@@ -144,6 +144,7 @@ def study_stages(settings: Settings, workspace: Workspace) -> dict[str, Stage]:
             {
                 "targets": _dump(settings.targets),
                 "profile": settings.profile,
+                "hardware": settings.hardware.model_dump(include={"gpu", "memory_gb"}),
                 **settings.evaluation.model_dump(
                     include={"benchmarks", "forgetting", "permutations", "alpha", "power"}
                 ),

@@ -98,7 +98,7 @@ def build_efficiency(
             beside the weights and merged into them.
         evaluation_seconds: all benchmarks, model loading left out.
         adapter_bytes: the published safetensors file.
-        device, inference_device: what training and inference were measured on.
+        device, inference_device, evaluation_device: what each was measured on; null where it was on several.
     """
     runs = []
     for method, seed in study_runs(settings):
@@ -110,10 +110,10 @@ def build_efficiency(
         speed = load_json(results / SPEED) if used else None
         memory = figure(cost, "peak_memory_bytes")
         memory = memory if isinstance(memory, Mapping) else {"allocated": memory}
-        seconds = [
-            figure(load_json(results / f"{benchmark}.seconds.json"), "seconds")
-            for benchmark in settings.evaluation.benchmarks
-        ]
+        took = [load_json(results / f"{name}.seconds.json") for name in settings.evaluation.benchmarks] if used else []
+        seconds = [figure(part, "seconds") for part in took]
+        devices = {(figure(part, "device"), figure(part, "device_memory_gb")) for part in took}
+        device, device_memory = devices.pop() if len(devices) == 1 else (None, None)
         trainable = figure(metrics, "trainable_parameters")
         total = figure(metrics, "total_parameters")
         if method == BASE and total is None:
@@ -132,9 +132,12 @@ def build_efficiency(
                 "train_tokens_per_second": figure(cost, "train_tokens_per_second"),
                 "inference_tokens_per_second": figure(speed, "tokens_per_second"),
                 "inference_tokens_per_second_merged": figure(speed, "tokens_per_second_merged"),
-                "evaluation_seconds": sum(seconds) if used and None not in seconds else None,
+                "evaluation_seconds": sum(seconds) if seconds and None not in seconds else None,
+                "evaluation_device": device,
+                "evaluation_device_memory_gb": device_memory,
                 "adapter_bytes": figure(cost, "adapter_bytes"),
                 "device": figure(cost, "device"),
+                "device_memory_gb": figure(cost, "device_memory_gb"),
                 "inference_device": figure(speed, "device"),
             }
         )

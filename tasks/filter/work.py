@@ -27,7 +27,7 @@ def filter_raw_rows(settings: Settings, workspace: Workspace, stage: Stage) -> d
     """
     questions = benchmark_questions(settings, workspace)
     result = filter_rows(read_jsonl(workspace.raw / "raw.jsonl"), settings.filter, settings.seed, questions)
-    with publishing(workspace.filtered, stage.require_key(), provenance(settings)) as folder:
+    with publishing(workspace.filtered, stage.require_key(), provenance(settings, workspace)) as folder:
         write_jsonl(folder / "filtered.jsonl", result.kept)
         write_jsonl(folder / "dropped.jsonl", result.dropped)
         for split in SPLITS:

@@ -44,6 +44,8 @@ class ChatModel:
         """
         from transformers import AutoTokenizer, GenerationConfig
 
+        from tasks.device import computing_device
+
         self._tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
         try:
             eos = GenerationConfig.from_pretrained(source, revision=revision or "main").eos_token_id
@@ -64,6 +66,7 @@ class ChatModel:
             self._engine = VllmEngine(source, revision, precision, memory_share, eager, at_once)
         else:
             self._engine = hf_engine(load_model(source, revision, precision), at_once)
+        self.device = computing_device()
 
     @property
     def calls(self) -> set[int]:

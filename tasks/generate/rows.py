@@ -20,7 +20,7 @@ from storage.shards import Batch, Row, RowStore
 from storage.workspace import Workspace
 from tasks.generate.cleaning import TURN_END, clean
 from tasks.generate.cost import write_cost
-from tasks.models import model_source, resolve_revision
+from tasks.models import model_source, revision_on_record
 from tasks.process import ModelPool
 
 INSTRUCTION_VERSION = 2
@@ -59,7 +59,7 @@ def chat_model(
     return {
         "engine": hardware.engine,
         "source": model_source(model, workspace),
-        "revision": resolve_revision(model, workspace),
+        "revision": revision_on_record(model, workspace),
         "precision": model.precision,
         "memory_share": hardware.vllm_memory_share,
         "eager": hardware.vllm_eager,
@@ -147,7 +147,7 @@ def _cleaned(field: str, answer: Mapping[str, Any]) -> dict[str, Any]:
 
 def _persist(pool: ModelPool, store: RowStore, batch: Batch, rows: list[Row]) -> dict[str, Any]:
     shard = store.write(batch, rows)
-    write_cost(store, batch, rows, pool.lap())
+    write_cost(store, batch, rows, pool.lap(), pool.device)
     return shard.as_json()
 
 

@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from configs.settings import FilterSettings, GenerationSettings, PreferenceSettings, Section, Settings
+from configs.settings import FilterSettings, GenerationSettings, HardwareSettings, PreferenceSettings, Section, Settings
 from storage.files import write_json
 from storage.workspace import Workspace
 from tasks.evaluate.compare import figure
@@ -34,6 +35,7 @@ SECTIONS = (
 )
 RECOMMENDATIONS = "Recommendations by use case"
 HOUR = 3600
+MEMORY_TOLERANCE = 0.15  # a T4 "of 15 GB" tells 15.8, an A100 "of 40 GB" 42.4
 
 
 def _required(section: type[Section], name: str) -> int:
@@ -189,28 +191,35 @@ def _evaluation(study: _Study) -> list[Item]:
 
 
 def _hours(study: _Study) -> list[Item]:
-    """Hours count only where the profile's accelerator took the time: a CPU's say nothing about a T4."""
+    """Hours count only on the card that the profile is for: another one's, or a CPU's, say nothing about a T4."""
     targets, title = study.settings.targets, "3.1 Speed"
 
-    def hours(seconds: Any, device: Any) -> float | None:
-        on_target = study.settings.hardware.memory_gb is not None and device not in (None, "cpu")
-        return seconds / HOUR if on_target and seconds is not None else None
-
-    def trained(method: str) -> float | None:
-        run = study.run(method)
-        return hours(figure(run, "train_seconds"), figure(run, "device"))
+    def hours(record: Any, seconds: str, of: str = "") -> float | None:
+        memory = figure(record, f"{of}device_memory_gb")
+        counts = _is_card(study.settings.hardware, figure(record, f"{of}device"), memory)
+        taken = figure(record, seconds)
+        return taken / HOUR if counts and taken is not None else None
 
     raw = figure(study.dataset, "cost", "raw")
-    device = figure(study.run("sft"), "device")
-    models = [hours(figure(study.run(method), "evaluation_seconds"), device) for method in METHODS]
+    models = [hours(study.run(method), "evaluation_seconds", "evaluation_") for method in METHODS]
     slowest = None if None in models else max(value for value in models if value is not None)
     return [
         _at_most("3.1-generation", title, "Raw generation [h]", targets.generation_hours,
-                 hours(figure(raw, "seconds"), figure(raw, "device"))),
-        _at_most("3.1-sft", title, "SFT training [h]", targets.sft_hours, trained("sft")),
-        _at_most("3.1-dpo", title, "DPO training [h]", targets.dpo_hours, trained("dpo")),
+                 hours(raw, "seconds")),
+        _at_most("3.1-sft", title, "SFT training [h]", targets.sft_hours,
+                 hours(study.run("sft"), "train_seconds")),
+        _at_most("3.1-dpo", title, "DPO training [h]", targets.dpo_hours,
+                 hours(study.run("dpo"), "train_seconds")),
         _at_most("3.1-evaluation", title, "Evaluation of the slowest model [h]", targets.evaluation_hours, slowest),
     ]  # fmt: skip
+
+
+def _is_card(hardware: HardwareSettings, device: str | None, memory_gb: float | None) -> bool:
+    """Whether a device is the profile's card, by its name and, as near as makers count it, by its memory."""
+    if hardware.gpu is None or hardware.memory_gb is None or device is None or memory_gb is None:
+        return False
+    named = re.search(rf"\b{re.escape(hardware.gpu)}\b", device) is not None
+    return named and abs(memory_gb / hardware.memory_gb - 1) < MEMORY_TOLERANCE
 
 
 def _sizes(study: _Study) -> list[Item]:

@@ -201,7 +201,7 @@ def build_provenance(workspace: Workspace, settings: Settings) -> dict[str, Any]
     stages = {}
     for name, folder in folders.items():
         told = figure(read_manifest(folder), "provenance") or {}
-        stages[name] = {key: told.get(key) for key in ("seed", "python", "packages", "hardware")}
+        stages[name] = {key: told.get(key) for key in ("seed", "python", "packages", "hardware", "hub")}
     return {"profile": settings.profile, "settings": settings.model_dump(mode="json"), "stages": stages}
 
 

@@ -37,7 +37,7 @@ def publish_report(settings: Settings, workspace: Workspace, stage: Stage) -> di
     write_manifest(
         workspace.evaluation,
         stage.require_key(),
-        provenance(settings),
+        provenance(settings, workspace),
         [*metrics, *charts, *documents],
         ["*"],  # all of it shows durations, which two equal runs do not share
         {NOTEBOOK: str(failure)} if failure else None,

@@ -137,7 +137,7 @@ def publish_search(settings: Settings, workspace: Workspace, stage: Stage) -> di
         "tokens": sum(row["tokens"] for row in outcomes),
         "device": next((row["device"] for row in outcomes if row["device"]), None),
     }
-    with publishing(stage.folder, stage.require_key(), provenance(settings), MEASUREMENTS) as folder:
+    with publishing(stage.folder, stage.require_key(), provenance(settings, workspace), MEASUREMENTS) as folder:
         write_json(folder / SEARCH, search)
         write_json(folder / "cost.json", cost)
     return search

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.files import fingerprint, folder_aside, read_jsonl, sha256_file
+from tasks.device import computing_device
 from tasks.models import odd_attention
 from tasks.tune import Job
 from tasks.tune.curve import convergence, thin
@@ -309,6 +310,7 @@ def _arguments(job: Job, steps: int, scratch: Path, dtype: Any) -> dict[str, Any
         "gradient_checkpointing": plan["gradient_checkpointing"],
         "fp16": cuda and dtype == torch.float16,
         "bf16": cuda and dtype == torch.bfloat16,
+        "use_cpu": not cuda,  # else `Trainer` takes a Mac's GPU, which has no double precision
         "seed": job["seed"],
         "data_seed": job["seed"],
         # every step is logged, so that the log in a checkpoint is the whole curve whatever kills lie in between
@@ -358,7 +360,7 @@ def _cost(trainer: Any, watch: Any, job: Job) -> dict[str, Any]:
         "peak_memory_method": CUDA_METHOD if cuda else CPU_METHOD,
         "plan": dict(job["plan"]) | {"fused_kernels": _fused(job["fused_kernels"])},
         "segments": ledger["segments"],
-        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        **computing_device(),
         "threads": torch.get_num_threads(),
     }
 

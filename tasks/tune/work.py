@@ -18,7 +18,7 @@ from configs.settings import Settings, TrainingSettings
 from storage.files import read_json
 from storage.stages import publishing, result_digest
 from storage.workspace import Workspace
-from tasks.models import model_source, resolve_revision
+from tasks.models import model_source, revision_on_record
 from tasks.process import ChildOutOfMemoryError, run_in_child
 from tasks.provenance import gpus, provenance
 from tasks.stages import Stage
@@ -104,7 +104,7 @@ class TrainingRun:
             checkpoint_steps=settings.tuning.checkpoint_steps,
             checkpoints_kept=settings.tuning.checkpoints_kept,
             base=model_source(base, place),
-            base_revision=resolve_revision(base, place),
+            base_revision=revision_on_record(base, place),
             base_precision=base.precision,
             base_name=place.relative(place.models / base.name) if base.name.startswith("world/") else base.name,
             train=str(data / "train.jsonl"),
@@ -159,7 +159,7 @@ def train_method(work: TrainingWork) -> dict[str, Any]:
             out = Path(local) / "adapter"
             work.run.in_child("tasks.tune.train:train", out)
             key = work.stage.require_key()
-            with publishing(work.stage.folder, key, provenance(work.settings), MEASUREMENTS) as folder:
+            with publishing(work.stage.folder, key, provenance(work.settings, work.workspace), MEASUREMENTS) as folder:
                 shutil.copytree(out, folder, dirs_exist_ok=True)
         shutil.rmtree(work.run.checkpoints, ignore_errors=True)
     return {"method": work.stage.method, "seed": work.stage.seed}
