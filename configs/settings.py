@@ -78,7 +78,9 @@ class HardwareSettings(Section):
         None, description="GPU memory the study needs (3.2) [GB]; it is then refused on a CPU; none runs anywhere"
     )
     gpu: str | None = Field(None, description="card that 3.1's hours are asked of, such as T4: they count on no other")
-    cpu_hours: Rate | None = Field(None, description="what the study takes where there is no GPU, told at its start [h]")
+    cpu_hours: Rate | None = Field(
+        None, description="what the study takes where there is no GPU, told at its start [h]"
+    )
 
 
 class SamplingSettings(Section):
@@ -472,7 +474,9 @@ def profile_file(profile: str) -> Path:
     path = Path(profile).expanduser() if _is_path(profile) else PROFILE_FOLDER / f"{profile}.yaml"
     path = path if path.is_file() else _OWN_PROFILES.get(profile, path)
     if not path.is_file():
-        raise SettingsError(f"--profile: got {profile!r}, takes one of {', '.join(profiles())}, or the path of a .yaml file")
+        raise SettingsError(
+            f"--profile: got {profile!r}, takes one of {', '.join(profiles())}, or the path of a .yaml file"
+        )
     return path
 
 

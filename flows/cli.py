@@ -126,7 +126,9 @@ def parse_settings(
         epilog="settings (--section.key VALUE):\n" + "\n".join(f"  --{key}  {text}" for key, text in setting_keys()),
         allow_abbrev=False,
     )
-    parser.add_argument("--profile", default="demo", help=f"one of {', '.join(profiles())}, or a YAML file of your own (default: demo)")
+    parser.add_argument(
+        "--profile", default="demo", help=f"one of {', '.join(profiles())}, or a YAML file of your own (default: demo)"
+    )
     parser.add_argument("--workspace", type=Path, default=default_root(), help="folder that holds the study")
     parser.add_argument("--keep-ui", action="store_true", help="leave the Prefect server running at the end")
     parser.add_argument("--json", action="store_true", help=argparse.SUPPRESS if name != "status" else "print JSON")

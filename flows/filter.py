@@ -18,6 +18,7 @@ from flows.batches import Unit, run_units, show_table
 from flows.cli import DONE, FAILED, INTERRUPTED, WRONG_SETTINGS, parse_settings, run
 from storage.files import read_json
 from storage.workspace import Workspace
+from tasks.evaluate.work import fetch_benchmarks
 from tasks.filter.foreign import ForeignRowsError, filter_file
 from tasks.filter.work import filter_raw_rows
 from tasks.process import ChildError
@@ -34,6 +35,7 @@ def filter_rows(settings: Settings, workspace: Path) -> None:
     stage = study_stages(settings, place)["filter"]
     if stage.state().done:
         return
+    fetch_benchmarks(settings, place)
     unit = Unit(
         "filter-rows",
         f"filter-{stage.require_key().fingerprint}",

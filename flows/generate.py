@@ -92,7 +92,9 @@ def draw_and_answer(settings: Settings, workspace: Path, budget: Budget) -> bool
     statistics = magpie.raw_statistics(rows, failed, wanted.rows, wanted.domains)
     cost = total_cost([instructions, responses])
     key = study_stages(settings, place)["generate"].require_key()
-    with publishing(place.raw, key, provenance(settings, place) | {"throughput": cost}, measurements=["cost.json"]) as folder:
+    with publishing(
+        place.raw, key, provenance(settings, place) | {"throughput": cost}, measurements=["cost.json"]
+    ) as folder:
         write_jsonl(folder / "raw.jsonl", rows)
         write_jsonl(folder / "failed.jsonl", failed)
         write_json(folder / "stats.json", statistics)

@@ -20,7 +20,7 @@ from storage.stages import publishing
 from storage.workspace import Workspace
 from tasks.evaluate.answers import answer_store, held_out_instructions, speaker, write_answers
 from tasks.evaluate.results import ANSWERS
-from tasks.models import resolve_revision
+from tasks.models import fetch_models
 from tasks.provenance import provenance
 from tasks.stages import Stage, study_stages
 
@@ -34,10 +34,10 @@ from tasks.stages import Stage, study_stages
 def judge(settings: Settings, workspace: Path) -> None:
     """Let the base model and each adapter answer the same instructions, and score what they say."""
     place = Workspace(workspace)
-    for model in (settings.models.base, settings.models.reward):
-        resolve_revision(model, place)
     stages = study_stages(settings, place).values()
     waiting = [stage for stage in stages if stage.kind == "judge" and not stage.state().done]
+    if waiting:
+        fetch_models([settings.models.base, settings.models.reward], place)
     keys = {stage.name: stage.require_key() for stage in waiting}
     size = settings.hardware.workers
     for group in [waiting[i : i + size] for i in range(0, len(waiting), size)]:
@@ -46,19 +46,18 @@ def judge(settings: Settings, workspace: Path) -> None:
     answers = {stage.name: answer_store(settings, place, stage).collect(asked) for stage in waiting}
     rows = iter(scored(settings, place, [row for told in answers.values() for row in told]))
     for stage in waiting:
-        with publishing(stage.folder, keys[stage.name], provenance(settings)) as folder:
+        with publishing(stage.folder, keys[stage.name], provenance(settings, place)) as folder:
             write_jsonl(folder / ANSWERS, [next(rows) for _ in answers[stage.name]])
 
 
 def _answer(settings: Settings, place: Workspace, group: list[Stage]) -> None:
     evaluation = settings.evaluation
     asked = held_out_instructions(settings, place)
-    revision = resolve_revision(settings.models.base, place)
     with ExitStack() as children:
         units = []
         for stage in group:
             name, store = stage.name.removeprefix("judge-"), answer_store(settings, place, stage)
-            pool = children.enter_context(speaker(settings, place, stage, revision))
+            pool = children.enter_context(speaker(settings, place, stage))
             units += [
                 Unit(
                     f"answer-{name}-b{number:05d}",

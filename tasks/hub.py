@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,7 +65,9 @@ def _read_record(workspace: Workspace) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except ValueError:
-        raise HubError(f"{workspace.hub} cannot be read; put it back, or delete it to take the newest commits") from None
+        raise HubError(
+            f"{workspace.hub} cannot be read; put it back, or delete it to take the newest commits"
+        ) from None
     return record
 
 
@@ -91,12 +94,18 @@ def resolve(wanted: Repository, workspace: Workspace) -> str:
     return commit
 
 
-def record_data_sets(data_sets: Mapping[str, Sequence[str]], workspace: Workspace) -> None:
-    """Keep which data sets of the hub each benchmark's task reads."""
+def pin_data_sets(read_by: Mapping[str, Sequence[str]], workspace: Workspace) -> None:
+    """Pin the data sets that each benchmark's task reads, and keep which they are.
+
+    Raises:
+        HubError: one cannot be had.
+    """
+    for name in sorted({name for names in read_by.values() for name in names}):
+        resolve(Repository(name, kind="dataset"), workspace)
     record = _read_record(workspace)
     known = record.get("benchmarks", {})
-    if news := {task: list(names) for task, names in data_sets.items() if known.get(task) != list(names)}:
-        write_json(workspace.hub, record | {"benchmarks": known | news})
+    if known | read_by != known:
+        write_json(workspace.hub, record | {"benchmarks": known | read_by})
 
 
 def data_set_commits(task: str, workspace: Workspace) -> dict[str, str] | None:
@@ -107,6 +116,13 @@ def data_set_commits(task: str, workspace: Workspace) -> dict[str, str] | None:
     return known if names is not None and len(known) == len(found) else None
 
 
+def data_sets_folder() -> Path:
+    """Where `datasets` keeps rows by the commit that they are of."""
+    from huggingface_hub import constants
+
+    return Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets") / "commits"
+
+
 def download_bytes(wanted: Repository, commit: str) -> int:
     """What `fetch` would still download [bytes].
 
@@ -114,11 +130,16 @@ def download_bytes(wanted: Repository, commit: str) -> int:
         HubError: the hub does not tell.
     """
     from huggingface_hub import is_offline_mode, snapshot_download
+    from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 
     if is_offline_mode():
         return 0
-    with _explained(wanted):
-        files: Any = snapshot_download(wanted.name, revision=commit, dry_run=True, **_selected(wanted))
+    disable_progress_bars()
+    try:
+        with _explained(wanted):
+            files: Any = snapshot_download(wanted.name, revision=commit, dry_run=True, **_selected(wanted))
+    finally:
+        enable_progress_bars()
     return sum(file.file_size or 0 for file in files if file.will_download)
 
 
@@ -154,7 +175,7 @@ def _ask(wanted: Repository) -> str:
     with _explained(wanted):
         api = HfApi()
         api.auth_check(wanted.name, repo_type=wanted.kind)  # what a repository says of itself it says without a licence
-        info = api.repo_info(wanted.name, repo_type=wanted.kind, revision=wanted.revision)
+        info: Any = api.repo_info(wanted.name, repo_type=wanted.kind, revision=wanted.revision)
     files = [file.rfilename for file in info.siblings or []]
     if wanted.kind == "model" and not any(Path(name).match("*.safetensors") and "/" not in name for name in files):
         raise HubError(f"{wanted.name} has no weights as safetensors; pickled ones are code to run: take another model")
@@ -189,8 +210,9 @@ def _explained(wanted: Repository) -> Iterator[None]:
 
 
 def _told(wanted: Repository, error: Exception) -> str | None:
-    from huggingface_hub import errors
+    from huggingface_hub import errors as hub_errors
 
+    errors: Any = hub_errors
     what = "data set" if wanted.kind == "dataset" else "model"
     match error:
         case errors.GatedRepoError():
@@ -201,8 +223,8 @@ def _told(wanted: Repository, error: Exception) -> str | None:
         case errors.RevisionNotFoundError():
             return f"{wanted.name} has no revision {wanted.revision!r} on the hub"
         case errors.RepositoryNotFoundError() | errors.HFValidationError():
-            here = "neither a folder here nor " if wanted.kind == "model" else "not "
-            return f"{wanted.name} is {here}a {what} on the hub that you can see; check the name, or log in if it is private"
+            there = f"{'neither a folder here nor' if wanted.kind == 'model' else 'not'} a {what} on the hub"
+            return f"{wanted.name} is {there} that you can see; check the name, or log in if it is private"
         case errors.HTTPError() | errors.OfflineModeIsEnabled() | OSError():
             return (
                 f"the hub did not give {wanted.name} ({type(error).__name__}); check the connection and run the same "

@@ -30,7 +30,8 @@ def model_identity(model: ModelSettings, workspace: Workspace) -> str | None:
     if model.name.startswith(WORLD):
         content = _world_files(workspace, model.name.removeprefix(WORLD) + "/")
     elif not on_the_hub(model):
-        content = local_digests(path for path in sorted(Path(model.name).iterdir()) if path.is_file())
+        digests = local_digests(path for path in sorted(Path(model.name).iterdir()) if path.is_file())
+        content = {path.name: digest for path, digest in digests.items()}
     else:
         commit = commit_on_record(repository(model), workspace)
         content = {"commit": commit} if commit else None

@@ -356,9 +356,7 @@ def run_in_child(
     Raises:
         ChildError: it failed or died.
     """
-    started = ModelProcess(
-        target, arguments, threads=threads, launcher=launcher, processes=processes, online=online
-    )
+    started = ModelProcess(target, arguments, threads=threads, launcher=launcher, processes=processes, online=online)
     with started as child:
         result: dict[str, Any] = child.ready.result()
         return result

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.settings import ModelSettings, Settings
+from configs.settings import BenchmarkSettings, ModelSettings, Settings
 from storage.files import fingerprint, sha256_file
 from storage.stages import StageKey, StageState, doubts, read_manifest, result_digest, stage_state
 from storage.workspace import Workspace
-from tasks.evaluate.results import BASE, answers_folder, results_folder, study_methods, study_runs, study_seeds
+from tasks.evaluate.results import (
+    BASE,
+    answers_folder,
+    data_of,
+    results_folder,
+    study_methods,
+    study_runs,
+    study_seeds,
+)
+from tasks.evaluate.task_folders import task_folders_identity
+from tasks.hub import data_set_commits
 from tasks.models import model_identity, world_benchmarks_identity
 from tasks.tune.plan import MEMORY_SETTINGS
 from tasks.tune.rates import chosen_rate
@@ -113,7 +123,10 @@ def study_stages(settings: Settings, workspace: Workspace) -> dict[str, Stage]:
             workspace.filtered,
             _dump(settings.filter)
             | {"seed": seed, "benchmarks": [benchmark.task for benchmark in settings.evaluation.benchmarks.values()]},
-            lambda: {"data/raw": result_digest(workspace.raw), "the benchmarks": _benchmarks(settings, workspace)},
+            lambda: (
+                {"data/raw": result_digest(workspace.raw)}
+                | _benchmarks(settings, workspace, settings.evaluation.benchmarks.values())
+            ),
         )
     )
     stages.append(
@@ -161,8 +174,20 @@ def study_stages(settings: Settings, workspace: Workspace) -> dict[str, Stage]:
     return {stage.name: stage for stage in stages}
 
 
-def _benchmarks(settings: Settings, workspace: Workspace) -> str | None:
-    return world_benchmarks_identity(workspace) if settings.world else importlib.metadata.version("lm-eval")
+def _benchmarks(
+    settings: Settings, workspace: Workspace, benchmarks: Iterable[BenchmarkSettings | None]
+) -> dict[str, str | None]:
+    """What questions are read from: the world's files, or lm-eval's tasks and the commits of the hub's data sets."""
+    read: dict[str, str | None] = {}
+    if folders := settings.evaluation.task_folders:
+        read["evaluation.task_folders"] = task_folders_identity([Path(folder) for folder in folders])
+    if settings.world:
+        return read | {"the benchmarks": world_benchmarks_identity(workspace)}
+    read["the benchmarks"] = importlib.metadata.version("lm-eval")
+    for task in sorted({benchmark.task for benchmark in benchmarks if benchmark}):
+        commits = data_set_commits(task, workspace)
+        read[data_of(task)] = None if commits is None else fingerprint(commits)
+    return read
 
 
 def _search_stage(method: str, settings: Settings, workspace: Workspace) -> Stage:
@@ -216,7 +241,8 @@ def _training_inputs(method: str, seed: int, settings: Settings, workspace: Work
 def _evaluate_stage(method: str, seed: int, settings: Settings, workspace: Workspace) -> Stage:
     def inputs() -> dict[str, str | None]:
         read: dict[str, str | None] = {"the base model": model_identity(settings.models.base, workspace)}
-        read["the benchmarks"] = _benchmarks(settings, workspace)
+        evaluation = settings.evaluation
+        read |= _benchmarks(settings, workspace, [*evaluation.benchmarks.values(), evaluation.forgetting])
         if method != BASE:
             read[f"models/{method}"] = result_digest(workspace.adapter(method, seed))
         return read

@@ -45,7 +45,9 @@ class WorldWork:
     def publish(self) -> None:
         """Publish every part together as `models/world`, then its manifest."""
         metrics = {part: self.done(part) for part in PARTS}
-        with publishing(self.stage.folder, self.stage.require_key(), provenance(self.settings, self.workspace)) as folder:
+        with publishing(
+            self.stage.folder, self.stage.require_key(), provenance(self.settings, self.workspace)
+        ) as folder:
             for part in PARTS:
                 shutil.copytree(self.folder / part, folder / part, ignore=shutil.ignore_patterns(SEAL))
             write_json(folder / "metrics.json", metrics)

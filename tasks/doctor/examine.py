@@ -9,7 +9,6 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,17 +20,16 @@ from tasks.doctor import Check
 from tasks.evaluate.work import benchmark_tasks
 from tasks.hub import (
     HubError,
-    Repository,
     commits,
     download_bytes,
     fetch,
-    record_data_sets,
+    pin_data_sets,
     repository,
     resolve,
 )
 from tasks.models import WORLD, model_source, on_the_hub, revision_on_record
 from tasks.process import ChildError, run_in_child
-from tasks.provenance import PACKAGES, hardware
+from tasks.provenance import hardware
 
 STUDY_GB = 5  # what a study writes into its workspace, checkpoints included (requirement 5.2 without the models)
 
@@ -79,11 +77,11 @@ def examine(settings: Settings, workspace: Workspace) -> list[Check]:
             known.append(role)
         except HubError as error:
             checks.append(Check(role, "fail", str(error)))
-    with benchmark_tasks(settings, workspace) as (folders, stock):
+    with benchmark_tasks(settings, workspace) as tasks:
         arguments = {
             "hardware": settings.hardware.model_dump(mode="json"),
             "models": [_model_arguments(role, settings, workspace) for role in known],
-            "benchmarks": {"wanted": _benchmarks(settings), "folders": folders, "stock": stock},
+            "benchmarks": {"wanted": _benchmarks(settings), "folders": tasks["task_folders"], "stock": tasks["stock"]},
         }
         try:
             told = run_in_child("tasks.doctor.probe:probe", arguments, threads=settings.hardware.threads)
@@ -92,13 +90,13 @@ def examine(settings: Settings, workspace: Workspace) -> list[Check]:
     checks += [Check(**check) for check in told["checks"]]
     if not told["cuda"]:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a GPU that torch cannot use is none, for whoever counts them
-    for data_set in sorted({name for names in told["data_sets"].values() for name in names}):
-        try:
-            commit = resolve(Repository(data_set, kind="dataset"), workspace)
-            checks.append(Check("data set", "ok", f"{data_set} at {commit[:7]}"))
-        except HubError as error:
-            checks.append(Check("data set", "fail", str(error)))
-    record_data_sets(told["data_sets"], workspace)
+    try:
+        pin_data_sets(told["data_sets"], workspace)
+        pinned = commits(workspace)["dataset"]
+        if read := sorted({name for names in told["data_sets"].values() for name in names}):
+            checks.append(Check("data sets", "ok", ", ".join(f"{name} at {pinned[name][:7]}" for name in read)))
+    except HubError as error:
+        checks.append(Check("data sets", "fail", str(error)))
     return [*checks, *examine_disk([wanted[role] for role in known if on_the_hub(wanted[role])], workspace)]
 
 
@@ -123,7 +121,9 @@ def examine_workspace(workspace: Workspace) -> Check:
         if created:
             workspace.root.rmdir()
     except OSError as error:
-        return Check("workspace", "fail", f"{workspace.root}: {error.strerror or error}; name another, or free some space")
+        return Check(
+            "workspace", "fail", f"{workspace.root}: {error.strerror or error}; name another, or free some space"
+        )
     return Check("workspace", "ok", f"{workspace.root}: written, renamed and read back")
 
 
@@ -150,7 +150,9 @@ def examine_disk(models: list[ModelSettings], workspace: Workspace) -> Iterator[
     free = shutil.disk_usage(_existing(cache)).free / 1e9
     fits: Any = "ok" if size < free else "fail"
     told = f"{size:.1f} GB of models to download, {free:.1f} GB free in {cache}"
-    yield Check("downloads", fits, told if fits == "ok" else f"{told}; free some space, or set HF_HOME to a larger disk")
+    yield Check(
+        "downloads", fits, told if fits == "ok" else f"{told}; free some space, or set HF_HOME to a larger disk"
+    )
 
 
 def _existing(path: Path) -> Path:

@@ -42,7 +42,11 @@ def probe(hardware: dict[str, Any], models: list[dict[str, Any]], benchmarks: di
     checks += examine_device(device, hardware, models, weights)
     found, data_sets = examine_benchmarks(**benchmarks)
     checks += found
-    return {"checks": [asdict(check) for check in checks], "data_sets": data_sets, "cuda": device["memory_gb"] is not None}
+    return {
+        "checks": [asdict(check) for check in checks],
+        "data_sets": data_sets,
+        "cuda": device["memory_gb"] is not None,
+    }
 
 
 def examine_packages(engine: str) -> list[Check]:
@@ -57,8 +61,8 @@ def examine_packages(engine: str) -> list[Check]:
         except Exception as error:  # noqa: BLE001 - whatever an import raises is the answer
             reason = " ".join(str(error).split())[:300]
             told = (
-                f"{name} cannot be used ({type(error).__name__}: {reason}): packages of another installation are in the "
-                "way, such as a torchvision built for another torch; install into an environment of its own"
+                f"{name} cannot be used ({type(error).__name__}: {reason}): packages of another installation are in "
+                "the way, such as a torchvision built for another torch; install into an environment of its own"
             )
             return [Check("packages", "fail", told)]
     if engine == "vllm" and importlib.util.find_spec("vllm") is None:
@@ -139,12 +143,16 @@ def examine_device(
         return [Check("device", "fail", told)]
     if there and device["capability"] < (8, 0) and any(model["precision"] == "bf16" for model in models):
         roles = ", ".join(model["role"] for model in models if model["precision"] == "bf16")
-        return [Check("device", "fail", f"{on}: it only emulates bf16, which {roles} would be loaded in; take nf4 or fp32")]
+        return [
+            Check("device", "fail", f"{on}: it only emulates bf16, which {roles} would be loaded in; take nf4 or fp32")
+        ]
     checks = []
     room = there or _machine_gb()
     largest = max((role for role in weights if weights[role]), key=lambda role: weights[role] or 0, default=None)
     if largest and (weights[largest] or 0) > 0.95 * room:
-        told = f"{on}: the {largest}'s weights alone take {weights[largest]:.1f} GB; take a smaller model, or nf4 on a GPU"
+        told = (
+            f"{on}: the {largest}'s weights alone take {weights[largest]:.1f} GB; take a smaller model, or nf4 on a GPU"
+        )
         checks.append(Check("memory", "fail", told))
     if not there and _nvidia_smi("name"):
         checks.append(Check("device", "warning", f"{on}, although there is a GPU: {_why_no_gpu()}"))
@@ -225,7 +233,9 @@ def examine_model(
         told = f"{source}, {weights:.1f} GB in {precision}"
         vocabulary = config.get_text_config().vocab_size
         if len(tokenizer) > vocabulary:
-            problems.append(f"its tokenizer knows {len(tokenizer)} tokens and its model {vocabulary}: they are not a pair")
+            problems.append(
+                f"its tokenizer knows {len(tokenizer)} tokens and its model {vocabulary}: they are not a pair"
+            )
         if role.startswith("reward"):
             problems += _reward_problems(config, tokenizer)
         elif role.startswith("base"):
@@ -241,7 +251,9 @@ def examine_model(
     if problems:
         return [Check(role, "fail", f"{source}: {'; '.join(problems)}")], weights
     if precision == "fp16" and config.model_type.startswith(OVERFLOWING):
-        return [Check(role, "warning", f"{told}: {config.model_type} may overflow in fp16; take bf16, nf4 or fp32")], weights
+        return [
+            Check(role, "warning", f"{told}: {config.model_type} may overflow in fp16; take bf16, nf4 or fp32")
+        ], weights
     return [Check(role, "ok", told)], weights
 
 
@@ -269,7 +281,9 @@ def _chat_problems(
     for system_prompt in domains:
         pre_query_ids(tokenizer, system_prompt)
     ends = stop_ids(tokenizer, declared)
-    problems = [] if ends else ["no token ends a turn: neither its tokenizer, its generation config nor its template has one"]
+    problems = (
+        [] if ends else ["no token ends a turn: neither its tokenizer, its generation config nor its template has one"]
+    )
     opened, closed = THINKING
     template = str(tokenizer.chat_template)
     opens = opened in prompt.rpartition(closed)[2]
@@ -289,7 +303,9 @@ def _reward_problems(config: Any, tokenizer: Any) -> list[str]:
     if config.num_labels != 1:
         problems.append(f"it has {config.num_labels} outputs; a reward model has one")
     if not any("SequenceClassification" in name for name in config.architectures or []):
-        problems.append(f"it is saved as {config.architectures}, not as a sequence classifier: its scores would be random")
+        problems.append(
+            f"it is saved as {config.architectures}, not as a sequence classifier: its scores would be random"
+        )
     if config.pad_token_id is None and tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
         problems.append("it has no token to fill shorter rows of a batch with")
     return problems

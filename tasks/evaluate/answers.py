@@ -15,7 +15,7 @@ from storage.stages import result_digest
 from storage.workspace import Workspace
 from tasks.evaluate.results import BASE
 from tasks.generate.rows import content_id
-from tasks.models import model_identity, model_source
+from tasks.models import model_identity, model_source, revision_on_record
 from tasks.process import ModelPool
 from tasks.stages import Stage
 
@@ -86,12 +86,12 @@ def answer_store(settings: Settings, workspace: Workspace, stage: Stage) -> RowS
     return RowStore(workspace.state / "rows" / f"answers-{fingerprint(key)}")
 
 
-def speaker(settings: Settings, workspace: Workspace, stage: Stage, revision: str | None) -> ModelPool:
+def speaker(settings: Settings, workspace: Workspace, stage: Stage) -> ModelPool:
     """The model of a stage, loaded at its first answer."""
     base = settings.models.base
     arguments = {
         "base": model_source(base, workspace),
-        "revision": revision,
+        "revision": revision_on_record(base, workspace),
         "precision": base.precision,
         "adapter": None if stage.method == BASE else str(workspace.adapter(stage.method, stage.seed)),
     }

@@ -4,7 +4,7 @@
 |---|---|
 | `<benchmark>.json` | lm-eval's result format, without clock times: equal inputs give equal bytes |
 | `<benchmark>.samples.jsonl` | a row a question: task, doc_id, doc_hash, cluster, metrics, responses |
-| `<benchmark>.seconds.json` | how long it took, a measurement |
+| `<benchmark>.seconds.json` | how long it took on what, a measurement |
 | `speed.json` | inference tokens a second, unmerged and merged, a measurement |
 
 `evaluation/answers/<method>/answers.jsonl` holds its answers to held-out instructions: id, instruction, output,
@@ -71,6 +71,11 @@ def evaluation_parts(settings: Settings) -> list[str]:
     return [*evaluation.benchmarks, *([FORGETTING] if evaluation.forgetting else []), MEASURE_SPEED]
 
 
+def data_of(task: str | None) -> str:
+    """What a stage calls the data that a task asks about, among its inputs."""
+    return f"the data of {task}"
+
+
 def part_folder(workspace: Workspace, key: StageKey, part: str) -> Path:
     """Where a part of an evaluation lies, sealed, for as long as anything may ask for it again.
 
@@ -83,14 +88,20 @@ def part_folder(workspace: Workspace, key: StageKey, part: str) -> Path:
     else:
         benchmark = key.settings[FORGETTING] if part == FORGETTING else key.settings["benchmarks"][part]
         read["task"] = benchmark["task"]
-    name = fingerprint({"version": key.version, "inputs": key.inputs, "part": part, "read": read})
+    others = {
+        data_of(each["task"]) for each in (*key.settings["benchmarks"].values(), key.settings[FORGETTING]) if each
+    }
+    inputs = {name: digest for name, digest in key.inputs.items() if name not in others - {data_of(read.get("task"))}}
+    name = fingerprint({"version": key.version, "inputs": inputs, "part": part, "read": read})
     return workspace.state / "results" / name
 
 
-def write_benchmark(folder: Path, benchmark: str, answer: Mapping[str, Any]) -> dict[str, Any]:
+def write_benchmark(
+    folder: Path, benchmark: str, answer: Mapping[str, Any], device: Mapping[str, Any]
+) -> dict[str, Any]:
     """Publish what `Evaluator.evaluate` returned, the results last; returns the manifest of the three files."""
     write_jsonl(folder / f"{benchmark}.samples.jsonl", answer["samples"])
-    write_json(folder / f"{benchmark}.seconds.json", {"seconds": answer["seconds"]})
+    write_json(folder / f"{benchmark}.seconds.json", {"seconds": answer["seconds"], **device})
     write_json(folder / f"{benchmark}.json", answer["results"])
     return {
         "benchmark": benchmark,

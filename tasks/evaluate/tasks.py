@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tasks.hub import data_sets_folder
+
 HUB_FILE = re.compile(r"hf://datasets/([^/@]+/[^/@]+)/")
 
 
@@ -61,11 +63,30 @@ def describe_tasks(names: Sequence[str], folders: Sequence[str] = (), *, stock: 
     return {name: _describe(name, folders, stock, unreadable) for name in names}
 
 
+def hub_data_sets(
+    names: Sequence[str], task_folders: Sequence[str], stock: bool, revisions: Mapping[str, str]
+) -> dict[str, list[str]]:
+    """The hub's data sets that each task reads.
+
+    Raises:
+        ValueError: there is no such task.
+    """
+    told = describe_tasks(names, task_folders, stock=stock)
+    if errors := [fact["error"] for fact in told.values() if fact["error"]]:
+        raise ValueError("; ".join(errors))
+    return {name: sorted(fact["data_sets"]) for name, fact in told.items()}
+
+
+def fetch_data(
+    names: Sequence[str], task_folders: Sequence[str], stock: bool, revisions: Mapping[str, str]
+) -> dict[str, int]:
+    """Read every row of the tasks once, so that it is in the cache; returns the number of tasks in each name."""
+    return {name: len(load_tasks([name], task_folders, revisions, stock=stock)["tasks"]) for name in names}
+
+
 def data_set_cache(commit: str) -> Path:
     """The folder in which `datasets` caches what it read of this commit, and nothing else."""
-    import datasets
-
-    return Path(datasets.config.HF_DATASETS_CACHE) / "commits" / commit
+    return data_sets_folder() / commit
 
 
 @functools.cache

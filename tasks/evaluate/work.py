@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from tqdm import tqdm
+
 from configs.settings import Settings
-from storage.files import folder_aside, read_jsonl, write_json
+from storage.files import fingerprint, folder_aside, read_jsonl, write_json
 from storage.seals import SEAL, read_seal, seal
 from storage.stages import publishing
 from storage.workspace import Workspace
@@ -23,8 +26,9 @@ from tasks.evaluate.results import (
     part_folder,
     write_benchmark,
 )
-from tasks.models import model_source
-from tasks.process import ModelPool
+from tasks.hub import commits, data_set_commits, data_sets_folder, pin_data_sets
+from tasks.models import model_source, revision_on_record
+from tasks.process import ModelPool, run_in_child
 from tasks.provenance import provenance
 from tasks.stages import Stage
 
@@ -34,7 +38,7 @@ MEASUREMENTS = ("*.seconds.json", SPEED)
 class MethodWork:
     """A model to evaluate: its process, and where its answers lie meanwhile."""
 
-    def __init__(self, settings: Settings, workspace: Workspace, stage: Stage, revision: str | None) -> None:
+    def __init__(self, settings: Settings, workspace: Workspace, stage: Stage) -> None:
         """Nothing is loaded until the first benchmark that is not on disk."""
         self.name = stage.name.removeprefix("evaluate-")
         self._settings, self._workspace, self._stage = settings, workspace, stage
@@ -44,7 +48,7 @@ class MethodWork:
             "tasks.evaluate.harness:Evaluator",
             {
                 "base": model_source(settings.models.base, workspace),
-                "revision": revision,
+                "revision": revision_on_record(settings.models.base, workspace),
                 "precision": settings.models.base.precision,
                 "batch_size": settings.evaluation.batch_size,
                 "adapter": adapter,
@@ -81,7 +85,8 @@ class MethodWork:
 
     def publish(self, failures: Mapping[str, str]) -> None:
         """Publish every part together as `evaluation/results/<method>`, without those that failed, and say why."""
-        with publishing(self._stage.folder, self._key, provenance(self._settings), MEASUREMENTS, failures) as folder:
+        described = provenance(self._settings, self._workspace)
+        with publishing(self._stage.folder, self._key, described, MEASUREMENTS, failures) as folder:
             for part in self.parts:
                 if part not in failures:
                     shutil.copytree(self._folder(part), folder, ignore=shutil.ignore_patterns(SEAL), dirs_exist_ok=True)
@@ -97,7 +102,7 @@ class MethodWork:
             answer = self._pool.call(
                 "evaluate", task=benchmark.task, **known, limit=evaluation.limit, seed=self._settings.seed
             )
-        return write_benchmark(folder, name, answer)
+        return write_benchmark(folder, name, answer, self._pool.device)
 
     def _measure_speed(self, folder: Path) -> dict[str, Any]:
         evaluation = self._settings.evaluation
@@ -116,8 +121,9 @@ class MethodWork:
 def benchmark_tasks(settings: Settings, workspace: Workspace) -> Iterator[dict[str, Any]]:
     """Yield where the study's tasks are found, as `load_tasks` takes it: one's own, and the world's or lm-eval's."""
     own = [str(Path(folder).resolve()) for folder in settings.evaluation.task_folders]
+    pinned = commits(workspace)["dataset"]
     if not settings.world:
-        yield {"task_folders": own, "stock": True}
+        yield {"task_folders": own, "stock": True, "revisions": pinned}
         return
 
     from tasks.demo.benchmarks import write_tasks
@@ -126,7 +132,38 @@ def benchmark_tasks(settings: Settings, workspace: Workspace) -> Iterator[dict[s
     with TemporaryDirectory(prefix="tasks-") as folder:
         write_tasks(workspace.world, Path(folder))
         # lm-eval's own take seconds to find, and only a task of one's own can ask for them
-        yield {"task_folders": [folder, *own], "stock": bool(own)}
+        yield {"task_folders": [folder, *own], "stock": bool(own), "revisions": pinned}
+
+
+def fetch_benchmarks(settings: Settings, workspace: Workspace) -> None:
+    """Pin the hub's data sets that the benchmarks read, and bring their rows here: whoever reads them asks nobody.
+
+    Raises:
+        HubError: a data set cannot be had.
+        ChildError: lm-eval cannot read one.
+    """
+    tasks = study_tasks(settings)
+    threads = settings.hardware.threads
+    with benchmark_tasks(settings, workspace) as known:
+        if any(data_set_commits(task, workspace) is None for task in tasks):
+            told = run_in_child("tasks.evaluate.tasks:hub_data_sets", {"names": tasks, **known}, threads=threads)
+            pin_data_sets(told, workspace)
+    wanted = {task: commits for task in tasks if (commits := data_set_commits(task, workspace))}
+    fetched = data_sets_folder() / f"fetched-{fingerprint(wanted)}.json"
+    if not wanted or fetched.is_file():
+        return
+    tqdm.write(f"fetching the data of {', '.join(wanted)}", file=sys.stderr)
+    with benchmark_tasks(settings, workspace) as known:
+        arguments = {"names": list(wanted), **known}
+        run_in_child("tasks.evaluate.tasks:fetch_data", arguments, threads=threads, online=True)
+    write_json(fetched, wanted)
+
+
+def study_tasks(settings: Settings) -> list[str]:
+    """Every lm-eval task that a study asks, that of forgetting included."""
+    evaluation = settings.evaluation
+    forgetting = [evaluation.forgetting] if evaluation.forgetting else []
+    return sorted({benchmark.task for benchmark in (*evaluation.benchmarks.values(), *forgetting)})
 
 
 def evaluate_benchmark(work: MethodWork, part: str) -> dict[str, Any]:

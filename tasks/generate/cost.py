@@ -9,9 +9,7 @@ from storage.files import read_json, write_json
 from storage.shards import Batch, Row, RowStore
 
 
-def write_cost(
-    store: RowStore, batch: Batch, rows: Iterable[Row], seconds: float, device: Mapping[str, Any]
-) -> None:
+def write_cost(store: RowStore, batch: Batch, rows: Iterable[Row], seconds: float, device: Mapping[str, Any]) -> None:
     """Keep what a batch cost.
 
     Args:
@@ -24,7 +22,7 @@ def write_cost(
     """
     rows = list(rows)
     cost = {"seconds": seconds, "rows": len(rows), "tokens": sum(row["tokens"] for row in rows)}
-    write_json(_path(store, batch.name), cost | device)
+    write_json(_path(store, batch.name), {**cost, **device})
 
 
 def total_cost(stores: Iterable[RowStore]) -> dict[str, Any]:
