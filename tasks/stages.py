@@ -32,11 +32,11 @@ VERSIONS = {
     "world": 1,
     "generate": 2,
     "filter": 3,
-    "prefer": 2,
+    "prefer": 3,
     "search": 1,
     "tune": 2,
-    "evaluate": 2,
-    "judge": 1,
+    "evaluate": 3,
+    "judge": 2,
     "report": 6,
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
+from tasks.engines.overflow import NO_TOKEN, overflowed
 from tasks.engines.protocol import Completion, Request, Sampling, Work
 from tasks.engines.rows_at_once import RowsAtOnce
 from tasks.out_of_memory import is_out_of_memory
@@ -95,6 +96,8 @@ class HfEngine:
                 choice = draw(logits, noise[rows, step], temperature, top_p, nucleus=sampling.top_p < 1)
                 stops = torch.isin(choice, stop)
                 for row, token, stopping in zip(rows.tolist(), choice.tolist(), stops.tolist(), strict=True):
+                    if token == NO_TOKEN:
+                        raise overflowed(self._model)
                     self.work.tokens += 1
                     if stopping:
                         stopped[row] = True
@@ -160,7 +163,7 @@ def draw(logits: Any, noise: Any, temperature: Any, top_p: Any, *, nucleus: bool
         nucleus: whether any row has top_p below 1, which costs a sort.
 
     Returns:
-        Token ids, (rows,).
+        Token ids, (rows,); `NO_TOKEN` where logits are NaN.
     """
     import torch
 
@@ -174,4 +177,5 @@ def draw(logits: Any, noise: Any, temperature: Any, top_p: Any, *, nucleus: bool
     point = noise[:, None] * cumulative[:, -1:]
     index = torch.searchsorted(cumulative, point, right=True).clamp(max=logits.shape[-1] - 1)
     drawn = (index if order is None else order.gather(-1, index))[:, 0]
-    return torch.where(temperature == 0, logits.argmax(-1), drawn)
+    drawn = torch.where(temperature == 0, logits.argmax(-1), drawn)
+    return drawn.masked_fill(point[:, 0].isnan(), NO_TOKEN)  # their sum, and so the point in it, is NaN

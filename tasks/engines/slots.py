@@ -13,6 +13,7 @@ from typing import Any
 
 from tasks.engines.hf import draw, left_padded, row_noise, synchronize
 from tasks.engines.open_calls import OpenCalls, Row
+from tasks.engines.overflow import NO_TOKEN, overflowed
 from tasks.engines.protocol import Completion, Request, Sampling, Work
 from tasks.engines.rows_at_once import RowsAtOnce
 from tasks.models import odd_attention
@@ -235,6 +236,8 @@ class _Table:
         return self._record({slot: tokens[slot] for slot in self.rows})
 
     def _record(self, tokens: dict[int, int]) -> list[_Row]:
+        if NO_TOKEN in tokens.values():
+            raise overflowed(self._model)
         ended = []
         for slot, token in tokens.items():
             row = self.rows[slot]
@@ -260,7 +263,7 @@ class _Table:
         """What follows each slot's token: float32, (slots, vocabulary)."""
         positions = self.cache.positions
         out = self._model(
-            input_ids=self.tokens[:, None],
+            input_ids=self.tokens.clamp(min=0)[:, None],  # a free slot may hold `NO_TOKEN`
             attention_mask=(self._columns <= positions[:, None])[:, None, None, :],
             position_ids=positions[:, None],
             past_key_values=self.cache,
@@ -389,6 +392,7 @@ def _check_itself(model: Any) -> None:
 
     Raises:
         UnsupportedModelError: they differ, or the model refuses the cache.
+        ModelError: the model gives NaN.
     """
     import torch
 
@@ -406,6 +410,8 @@ def _check_itself(model: Any) -> None:
             raise
         raise UnsupportedModelError(f"its layers do not take the table's cache ({error})") from error
     difference = (decoded - whole).abs().max().item()
+    if bool(whole.isnan().any()):
+        raise overflowed(model)
     if not difference < SELF_CHECK_TOLERANCE:
         raise UnsupportedModelError(f"a decoded token's probabilities are {difference:.3f} off")
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 
 from tasks.engines.open_calls import OpenCalls, Row
+from tasks.engines.overflow import complaint
 from tasks.engines.protocol import Completion, Request, Sampling, Work
 from tasks.engines.rows_at_once import RowsAtOnce
+from tasks.models import ModelError
 from tasks.out_of_memory import is_out_of_memory
 
 DEFAULT_ROWS = 256  # vLLM's own number of rows in a step, on most accelerators
@@ -48,7 +51,7 @@ class VllmEngine:
             rows_at_once: rows in one step; without a number it takes vLLM's own number for the accelerator.
 
         Raises:
-            ModelError: vLLM is not installed.
+            ModelError: vLLM is not installed, or the model gives NaN.
         """
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # this child already is the engine's process
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # it would send them to its makers
@@ -57,8 +60,6 @@ class VllmEngine:
             from vllm.platforms import current_platform
             from vllm.usage.usage_lib import UsageContext
         except ImportError as error:
-            from tasks.models import ModelError
-
             raise ModelError(
                 f"hardware.engine is vllm, which cannot be imported ({error}); install the extra with "
                 "`pip install -c constraints.txt -e '.[vllm]'` on a CUDA machine, or set --hardware.engine hf"
@@ -90,6 +91,7 @@ class VllmEngine:
                 self._at_once.halve(self._at_once.count or DEFAULT_ROWS)
             raise
         self._longest: int = self._engine.model_config.max_model_len
+        self._check_numbers(source, precision)
 
     @property
     def calls(self) -> set[int]:
@@ -117,6 +119,18 @@ class VllmEngine:
                 self._rows.pop(row.name, None)
             self._open.forget(call)
             raise
+
+    def _check_numbers(self, source: str, precision: str) -> None:
+        """Look at one token's probability: vLLM draws from NaN as from numbers, and tells nothing of it."""
+        from vllm import SamplingParams, TokensPrompt
+
+        asked = SamplingParams(max_tokens=1, logprobs=0, ignore_eos=True, detokenize=False)
+        self._engine.add_request("numbers", TokensPrompt(prompt_token_ids=list(range(64))), asked)
+        while self._engine.has_unfinished_requests():
+            for output in self._engine.step():
+                for told in output.outputs[0].logprobs or []:
+                    if any(math.isnan(one.logprob) for one in told.values()):
+                        raise ModelError(f"{source} {complaint(precision)}")
 
     def _ask(self, row: _Row) -> None:
         from vllm import SamplingParams, TokensPrompt

@@ -96,7 +96,7 @@ def build_efficiency(
         train_tokens_per_second: tokens that are no padding over the seconds of the steps after the warm-up.
         inference_tokens_per_second, inference_tokens_per_second_merged: `Evaluator.measure_speed`, with the adapter
             beside the weights and merged into them.
-        evaluation_seconds: all benchmarks, model loading left out.
+        evaluation_seconds: asking and scoring all benchmarks; loading the model, tasks and data is left out.
         adapter_bytes: the published safetensors file.
         device, inference_device, evaluation_device: what each was measured on; null where it was on several.
     """

@@ -1,7 +1,8 @@
 """What a method forgot: its loss on general text above the base model's, in bits a byte, document by document.
 
 After the loss on Wikipedia text in PEFT's method comparison, with what that lacks: pairs, intervals, a test. A
-document counts as one, however long; seeds are averaged.
+document counts as one, however long; seeds are averaged. A text longer than 2,048 tokens is read in windows of as many
+(`tasks.evaluate.prefix`), whatever the model's context.
 """
 
 from __future__ import annotations

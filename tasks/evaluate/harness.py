@@ -65,6 +65,7 @@ class Evaluator:
             backend="causal",
             batch_size=batch_size,
             max_length=context - reserved_tokens,
+            softmax_dtype="float32",  # bf16 log-probabilities of close choices are often the same number
         )
         self._config = {"precision": precision, "batch_size": batch_size, "reserved_tokens": reserved_tokens}
 

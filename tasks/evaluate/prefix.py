@@ -10,6 +10,7 @@ Imported by the evaluating child only: it needs lm-eval at import.
 from __future__ import annotations
 
 import copy
+import math
 import os.path
 from typing import Any
 
@@ -17,17 +18,33 @@ import torch
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils_hf import stop_sequences_criteria
 from peft import PeftModel
+from transformers import LogitsProcessorList
 
+from tasks.engines.overflow import Watch, overflowed
 from tasks.evaluate.soft_prompt import generate, puts_embeddings_first
 
+ROLLING_WINDOW = 2048  # tokens: a model's whole context of 128k, times a batch and its vocabulary, is 197 GB of logits
+ROLLING_BATCH = 4096  # tokens of one pass: logits and their log-softmax, of 128k words in fp32, are 4 GB
 SHORTEST = 32  # tokens: below, a batch gains less than copying the cache costs
 
 
 class SharedPrefixLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
     """`HFLM` with the same answers up to rounding, faster where prompts begin alike."""
 
+    batch_size_per_gpu: int
+    _max_length: int | None
     _prefix: torch.Tensor | None = None
     _cache: Any = None
+
+    def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> Any:
+        """Log-likelihoods of whole texts [nats], in windows of at most `ROLLING_WINDOW` tokens, the same for all."""
+        usual = self._max_length, self.batch_size_per_gpu
+        self._max_length = min(self.max_length, ROLLING_WINDOW)
+        self.batch_size_per_gpu = min(self.batch_size, max(1, ROLLING_BATCH // self._max_length))
+        try:
+            return super().loglikelihood_rolling(requests, disable_tqdm)
+        finally:
+            self._max_length, self.batch_size_per_gpu = usual
 
     def _loglikelihood_tokens(self, requests: Any, **options: Any) -> Any:
         # the context's last token predicts the continuation's first, so its logits are needed
@@ -37,9 +54,12 @@ class SharedPrefixLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
             with torch.no_grad():
                 self._cache = self.model(self._prefix[None], use_cache=True).past_key_values
         try:
-            return super()._loglikelihood_tokens(requests, **options)
+            told = super()._loglikelihood_tokens(requests, **options)
         finally:
             self._prefix = self._cache = None
+        if not all(math.isfinite(value) for value, _ in told):
+            raise overflowed(self.model)
+        return told
 
     def _model_call(self, inps: torch.Tensor, *inputs: Any, **options: Any) -> torch.Tensor:
         # a prompt too long for the model has lost its beginning
@@ -57,7 +77,11 @@ class SharedPrefixLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
 
     def _model_generate(self, context: torch.Tensor, max_length: int, stop: list[str], **options: Any) -> torch.Tensor:
         if not isinstance(self.model, PeftModel) or not self.model.active_peft_config.is_prompt_learning:
-            whole: torch.Tensor = super()._model_generate(context, max_length, stop, **options)
+            watch = Watch()
+            whole: torch.Tensor = super()._model_generate(
+                context, max_length, stop, logits_processor=LogitsProcessorList([watch]), **options
+            )
+            watch.check(self.model)
             return whole
         if not options.get("do_sample"):
             options |= {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}

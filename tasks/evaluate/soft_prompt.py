@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tasks.engines.overflow import Watch
+
 if TYPE_CHECKING:
     import torch
 
@@ -30,9 +32,14 @@ def generate(model: Any, ids: torch.Tensor, mask: torch.Tensor, **options: Any) 
 
     Returns:
         rows × new tokens, without the prompts.
+
+    Raises:
+        ModelError: logits were NaN.
     """
     import torch
+    from transformers import LogitsProcessorList
 
+    watch = Watch()
     config = getattr(model, "active_peft_config", None)
     inputs: dict[str, Any] = {"input_ids": ids}
     prompt_width = ids.shape[1]
@@ -48,5 +55,8 @@ def generate(model: Any, ids: torch.Tensor, mask: torch.Tensor, **options: Any) 
             mask = torch.cat([mask.new_ones(len(ids), config.num_virtual_tokens), mask], dim=1)
             model = model.get_base_model()
         # whatever the model's own configuration says: a trained one has the cache off
-        output: torch.Tensor = model.generate(**inputs, attention_mask=mask, use_cache=True, **options)
+        output: torch.Tensor = model.generate(
+            **inputs, attention_mask=mask, use_cache=True, logits_processor=LogitsProcessorList([watch]), **options
+        )
+    watch.check(model)
     return output[:, prompt_width:]

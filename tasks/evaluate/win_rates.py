@@ -1,8 +1,8 @@
 """How often the reward model prefers a method's answer to the base model's, and whether that is more than length.
 
-An answer wins if its score is higher; a tie counts half. An empty answer has no score and loses to any other. Interval
-and p are those of the paired differences (`tasks.evaluate.statistics`): an instruction is a cluster, over which seeds
-are averaged.
+An answer wins if its score is higher; a tie counts half. An empty answer has no score and loses to any other; an
+instruction with an answer that the reward model could not score is left out. Interval and p are those of the paired
+differences (`tasks.evaluate.statistics`): an instruction is a cluster, over which seeds are averaged.
 
 Length control, after AlpacaEval 2 (Dubois et al. 2024, arXiv 2404.04475, without its terms for instructions): the
 probability of a win is modelled as logistic in the difference of lengths [words, in its standard deviations], and the
@@ -140,7 +140,7 @@ def _figures(runs: list[dict[str, Answer]], base: dict[str, Answer], settings: S
 def _answers(workspace: Workspace, method: str, seed: int) -> dict[str, Answer] | None:
     try:
         rows = read_jsonl(answers_file(workspace, method, seed))
-        return {row["id"]: row for row in rows}
+        return {row["id"]: row for row in rows if row["score"] is not None or not row["output"]}
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -9,7 +9,7 @@ from storage.files import fingerprint
 from storage.shards import Batch, Row, RowStore
 from tasks.process import ModelPool
 
-SCORE_VERSION = 1
+SCORE_VERSION = 2
 
 
 def score_key(reward: str) -> dict[str, Any]:

@@ -1117,6 +1117,7 @@ def read_texts(method: str, one: int) -> pd.DataFrame | None:
     if not rows or (method, one) in refused("tune", "judge"):
         return None
     table = pd.DataFrame(rows).set_index("id")
+    table = table[table["score"].notna() | (table["output"] == "")].copy()  # what could not be scored is left out
     table["words"] = table["output"].str.split().str.len()
     table["cut"] = table["finish_reason"] == "length"
     return table.assign(score=table["score"].astype(float).fillna(-math.inf))[["score", "words", "cut"]]

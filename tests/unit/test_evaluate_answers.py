@@ -27,7 +27,7 @@ def place(tmp_path: Path) -> Workspace:
 
 
 def write_scored(place: Workspace, method: str, scores: list[float | None], words: list[int], seed: int = 0) -> None:
-    """Answers of so many words with these scores."""
+    """Answers of so many words with these scores; none of them, and no score, is an empty answer."""
     rows = [
         {"id": f"{i}", "output": "word " * count, "score": score, "finish_reason": "stop"}
         for i, (score, count) in enumerate(zip(scores, words, strict=True))
@@ -40,13 +40,21 @@ def row_of(place: Workspace, settings: Settings, method: str) -> dict[str, Any]:
 
 
 def test_wins_ties_and_losses_are_counted(place: Workspace) -> None:
-    write_scored(place, "base", [1.0, 1.0, 1.0, None, None, 0.0], [5] * 6)
-    write_scored(place, "sft", [2.0, 1.0, 0.5, -9.0, None, 1.0], [5] * 6)
+    write_scored(place, "base", [1.0, 1.0, 1.0, None, None, 0.0], [5, 5, 5, 0, 0, 5])
+    write_scored(place, "sft", [2.0, 1.0, 0.5, -9.0, None, 1.0], [5, 5, 5, 5, 0, 5])
     row = row_of(place, load_settings("demo"), "sft")
     assert (row["wins"], row["ties"], row["losses"]) == (3, 2, 1), "an empty answer loses, and ties with another"
     assert row["win_rate"] == pytest.approx(4 / 6)
-    assert row["win_rate_length_controlled"] is None, "all answers are as long"
     assert row_of(place, load_settings("demo"), "dpo")["win_rate"] is None
+
+
+def test_an_answer_that_could_not_be_scored_is_no_loss(place: Workspace) -> None:
+    """The reward model gave NaN for it: neither side has won, and neither's words count."""
+    write_scored(place, "base", [1.0, 1.0, None, 1.0], [5] * 4)
+    write_scored(place, "sft", [2.0, None, 2.0, 0.0], [5, 50, 50, 5])
+    row = row_of(place, load_settings("demo"), "sft")
+    assert (row["questions"], row["wins"], row["losses"], row["mean_words"]) == (2, 1, 1, 5)
+    assert row["win_rate_length_controlled"] is None, "all answers are as long"
 
 
 def test_what_only_length_wins_is_no_win_at_equal_length(place: Workspace) -> None:

@@ -57,7 +57,7 @@ def test_pairs() -> None:
         for name, score in (("x", 0.5), ("y", 2.0), ("z", -1.0))
     ]
     result = make_pairs(instructions, responses, load_settings("demo").preference)
-    assert (VERSIONS["prefer"], fingerprint(result.pairs)) == (2, "fcff866eaf51ba6a")
+    assert (VERSIONS["prefer"], fingerprint(result.pairs)) == (3, "fcff866eaf51ba6a")
 
 
 def test_draws() -> None:
@@ -80,7 +80,7 @@ def test_prompts(tiny_model: Path) -> None:
         chat_ids(tokenizer, "the cat", "sat"),
     ]
     versions = (magpie.INSTRUCTION_VERSION, magpie.RESPONSE_VERSION, SCORE_VERSION)
-    assert (versions, fingerprint(prompts)) == ((2, 2, 1), "d02fa48d82a34e95")
+    assert (versions, fingerprint(prompts)) == ((2, 2, 2), "d02fa48d82a34e95")
 
 
 def test_keys() -> None:
@@ -93,4 +93,4 @@ def test_keys() -> None:
         magpie.content_id("ask"),
         [magpie.row_domain(magpie.attempt_id(row, 0), demo.generation.domains, 0) for row in range(50)],
     ]
-    assert fingerprint(keys) == "d47170b15ba40f0d"
+    assert fingerprint(keys) == "edce4542870d421e"

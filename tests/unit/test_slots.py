@@ -13,6 +13,7 @@ from tasks.engines.protocol import Completion, Request, Sampling
 from tasks.engines.rows_at_once import RowsAtOnce
 from tasks.engines.slots import SlotEngine, UnsupportedModelError, _Table
 from tasks.generate.chat import hf_engine, load_model, tokens_that_open_with
+from tasks.models import ModelError
 
 SAMPLING = Sampling(1.0, 0.9, 12, (4,))
 ROWS = [Request([0, 300 + row, 310], row) for row in range(10)]
@@ -154,6 +155,31 @@ def test_longer_rows_that_come_later_get_a_longer_table(model: Any) -> None:
     plain = HfEngine(model, RowsAtOnce())
     plain.add(0, long, SAMPLING)
     assert done[1] == plain.step()[0][1]
+
+
+@pytest.mark.parametrize("engine", [HfEngine, SlotEngine])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_an_overflowing_model_stops_with_its_name_and_precision(
+    engine: Any, temperature: float, tiny_model: Path
+) -> None:
+    """Its activations exceed fp16 only where a certain token stands, as Qwen's do at some; fp32 holds them."""
+    told = {}
+    for precision in ("fp32", "fp16"):
+        model = load_model(str(tiny_model), None, precision)
+        with torch.no_grad():
+            model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone())
+            model.model.embed_tokens.weight[320] = 65_000
+            model.model.layers[0].mlp.up_proj.weight *= 1e2
+            model.model.layers[0].mlp.down_proj.weight *= 1e4
+        made = engine(model, RowsAtOnce(2))
+        made.add(0, [Request([0, 300], 0), Request([0, 310, 320], 1)], Sampling(temperature, 0.9, 4, (4,)))
+        try:
+            while made.calls:
+                made.step()
+        except ModelError as error:
+            told[precision] = str(error)
+    assert told.keys() == {"fp16"}, "all is well in fp32"
+    assert f"{tiny_model} overflows in fp16: load it in fp32" in told["fp16"]
 
 
 def test_a_cpu_decodes_whole_batches_so_that_a_resumed_run_gives_the_same_bytes(model: Any) -> None:
