@@ -27,7 +27,11 @@ PRIVATE_USE = range(0xF0000, 0xFFFFE)
 # Ways a user's text can begin; no first character is shared by all
 PROBES = ("What", "Write", "A", "7")
 # Some templates put today's date into the prompt, which would make rows differ from day to day
-PINNED = {"date_string": "26 Jul 2024", "strftime_now": datetime(2024, 7, 26).strftime, "enable_thinking": False}
+PINNED: dict[str, Any] = {
+    "date_string": "26 Jul 2024",
+    "strftime_now": datetime(2024, 7, 26).strftime,
+    "enable_thinking": False,
+}
 
 
 class Specials(NamedTuple):
@@ -76,6 +80,18 @@ def stop_ids(tokenizer: Any, generation_eos: int | list[int] | None) -> tuple[in
     declared = [generation_eos] if isinstance(generation_eos, int) else list(generation_eos or [])
     ends = {*declared, tokenizer.eos_token_id, *_specials(tokenizer).texts.keys() & set(written)}
     return tuple(sorted(token for token in ends if token is not None))
+
+
+def template_to_publish(tokenizer: Any) -> str:
+    """The chat template with what this module pins and adds written into it: whoever applies it gets these prompts."""
+    template: str = tokenizer.get_chat_template()
+    settings = {"date_string": f'"{PINNED["date_string"]}"', "enable_thinking": "false"}
+    written = [f"{{%- set {name} = {value} %}}" for name, value in settings.items() if name in template]
+    if _wants_bos(tokenizer) and not _render(tokenizer, "Hi").startswith(tokenizer.bos_token):
+        written.append("{{- bos_token }}")
+    today = PINNED["strftime_now"]
+    dated = re.sub(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)", lambda match: f'"{today(match[2])}"', template)
+    return "".join(written) + dated
 
 
 def turn_end_text(tokenizer: Any) -> str | None:
@@ -136,8 +152,12 @@ def _encode(tokenizer: Any, rendered: str) -> list[int]:
     if ESCAPE in rendered or sum(token in texts for token in ids) > len(re.findall(pattern, rendered)):
         ids = _encode_renamed(tokenizer, rendered)
     bos = tokenizer.bos_token_id
-    wants_bos = bos is not None and tokenizer.encode("")[:1] == [bos]
-    return [bos, *ids] if wants_bos and ids[:1] != [bos] else ids
+    return [bos, *ids] if ids[:1] != [bos] and _wants_bos(tokenizer) else ids
+
+
+def _wants_bos(tokenizer: Any) -> bool:
+    bos = tokenizer.bos_token_id
+    return bos is not None and bool(tokenizer.encode("")[:1] == [bos])
 
 
 def _escaped(tokenizer: Any, text: str) -> str:
