@@ -27,7 +27,7 @@ VERSIONS = {
     "tune": 2,
     "evaluate": 2,
     "judge": 1,
-    "report": 5,
+    "report": 6,
 }
 
 

@@ -191,7 +191,7 @@ def test_the_cards_example_runs_as_it_stands(
         program = program.replace(portable, str(here))
     names: dict[str, Any] = {}
     said: list[str] = []
-    exec(program, names | {"print": said.append}, names)  # noqa: S102
+    exec(program, names | {"print": said.append}, names)
     (instruction,) = (turn["content"] for turn in names["chat"])
     assert names["prompt"]["input_ids"].tolist() == [response_prompt_ids(chat_tokenizer(str(tiny_model)), instruction)]
     assert f"```text\n{names['tokenizer'].decode(names['prompt']['input_ids'][0])}\n```" in card

@@ -367,16 +367,6 @@ def test_a_text_without_control_tokens_has_the_ids_it_always_had(name: str, text
     assert chat_ids(tokenizer, text, output)[-len(expected) :] == expected
 
 
-@writer
-def test_only_special_tokens_become_text(name: str) -> None:
-    """One in the answer changes nothing before it, and what follows is encoded as ever."""
-    tokenizer = built(name)
-    (mark, *_), prompt = controls(tokenizer), response_prompt_ids(tokenizer, USER)
-    assert chat_ids(tokenizer, USER, f"Hello {mark}")[: len(prompt)] == prompt
-    end = chat_ids(tokenizer, USER, ANSWER)[-1]
-    assert chat_ids(tokenizer, USER, f"{mark} {ANSWER}")[-1] == end
-
-
 @pytest.mark.parametrize("name", ["llama-3.1", "qwen3", "smollm2"])
 @pytest.mark.parametrize(
     "text",
