@@ -197,22 +197,24 @@ def smollm2() -> Any:
 
 def gemma(words: dict[str, int], turn: tuple[int, int], newline: int, template: str) -> Any:
     """Gemma: newlines are added tokens that are not special."""
-    from tokenizers import normalizers
+    from tokenizers import decoders, normalizers
 
     special = {"<pad>": 0, "<eos>": 1, "<bos>": 2, "<start_of_turn>": turn[0], "<end_of_turn>": turn[1]}
     vocabulary = words | {"\n": newline, "\n\n": newline + 1}
     bare = _tokenizer(vocabulary, special, _characters("▁"), ["\n", "\n\n"])
     bare.normalizer = normalizers.Replace(" ", "▁")
+    bare.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse()])
     return _wrapped(bare, special, template, adds="<bos>", bos_token="<bos>", eos_token="<eos>", pad_token="<pad>")
 
 
 def mistral(words: dict[str, int], controls: dict[str, int], template: str) -> Any:
     """Mistral: a space belongs to the word after it, and the tokenizer puts one before every stretch of text."""
-    from tokenizers import pre_tokenizers
+    from tokenizers import decoders, pre_tokenizers
 
     special = {"<s>": 1, "</s>": 2, **controls}
     bare = _tokenizer(words, special, _characters("▁"))
     bare.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    bare.decoder = decoders.Metaspace(prepend_scheme="always")
     return _wrapped(bare, special, template, adds="<s>", bos_token="<s>", eos_token="</s>")
 
 

@@ -31,7 +31,9 @@ from tasks.evaluate.win_rates import build_win_rates
 from tasks.human.ratings import build_human
 from tasks.report.attached import build_attached
 from tasks.stages import study_stages
+from tasks.tune.publish import CHAT_TEMPLATE
 from tasks.tune.rates import SEARCH
+from tasks.tune.rows import PLAIN_TEMPLATE
 
 SFT_FIELDS = ("instruction", "output")
 DPO_FIELDS = ("prompt", "chosen", "rejected")
@@ -169,6 +171,7 @@ def build_training(
                     "method": method,
                     "seed": seed,
                     "adapter_saved": all((folder / name).is_file() for name in WEIGHTS),
+                    "chat_template": _template_kind(folder / CHAT_TEMPLATE) if used else None,
                     "metrics": load_json(folder / "metrics.json") if used else None,
                     "cost": load_json(folder / "cost.json") if used else None,
                 }
@@ -183,6 +186,13 @@ def build_training(
         if section.search_rates
     ]
     return {"runs": runs, "searches": searches}
+
+
+def _template_kind(path: Path) -> str | None:
+    """Whether an adapter was trained on the "plain" chat template or its base model's "own"; None if not published."""
+    if not path.is_file():
+        return None
+    return "plain" if path.read_text(encoding="utf-8") == PLAIN_TEMPLATE else "own"
 
 
 def build_provenance(workspace: Workspace, settings: Settings) -> dict[str, Any]:

@@ -433,6 +433,7 @@ def _results(metrics: Metrics, settings: Settings) -> str:
         [
             "lm-evaluation-harness scored every method in the same process layout, precision, batch size "
             f"({options.batch_size}) and prompts, without examples in the prompt unless the task has its own. "
+            + _prompt_formats(metrics)
             + (f"At most {options.limit} questions a task were drawn, the same for all. " if options.limit else "")
             + f"Tasks and metrics, as the harness names them: {', '.join(scored)}. A score is followed by "
             "its standard error, clustered by subject where a benchmark has subjects.",
@@ -462,6 +463,19 @@ def _results(metrics: Metrics, settings: Settings) -> str:
             ),
         ]
     )
+
+
+def _prompt_formats(metrics: Metrics) -> str:
+    """How a benchmark prompts and how the adapters were trained to be prompted, as far as that is published."""
+    told = {
+        "own": "the base model's own chat template",
+        "plain": "a plain text format, the base model having no chat template",
+    }
+    runs = figure(metrics["training"], "runs") or []
+    kinds = sorted({run["chat_template"] for run in runs if run.get("chat_template")})
+    trained = f"; the adapters were trained on {' or '.join(told[kind] for kind in kinds)}" if kinds else ""
+    beside = " (`chat_template.jinja` and the model card in each adapter's folder)" if kinds else ""
+    return f"A prompt is the task's own text, in no chat template{trained}{beside}. "
 
 
 def _where_it_applies(row: Metrics, name: str, digits: int = 3) -> str:

@@ -44,11 +44,16 @@ def chat_tokenizer(base: str, revision: str | None = None) -> Any:
         tokenizer.chat_template = PLAIN_TEMPLATE
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    prompt, answer = encode_exchange(tokenizer, "Say yes.", "Yes.")
-    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
-    if not special & set(answer):
+    if end_token(tokenizer) is None:
         raise ValueError(f"the chat template of {base} ends answers with no special token: stopping cannot be learned")
     return tokenizer
+
+
+def end_token(tokenizer: Any) -> int | None:
+    """The token that ends an answer in the tokenizer's chat template."""
+    _, answer = encode_exchange(tokenizer, "Say yes.", "Yes.")
+    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    return next((token for token in answer if token in special), None)
 
 
 def encode_exchange(tokenizer: Any, instruction: str, output: str) -> tuple[list[int], list[int]]:

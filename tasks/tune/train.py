@@ -22,7 +22,7 @@ from tasks.tune.curve import convergence, thin
 from tasks.tune.memory import CPU_METHOD, CUDA_METHOD, cpu_peaks
 from tasks.tune.methods import METHODS, check_combination, count_parameters, peft_config, section_key
 from tasks.tune.plan import MEMORY_SETTINGS
-from tasks.tune.publish import WEIGHTS, save_adapter, write_figures
+from tasks.tune.publish import WEIGHTS, save_adapter, save_tokenizer, write_figures
 from tasks.tune.rows import (
     Encoded,
     Row,
@@ -106,7 +106,8 @@ def train(job: Job) -> dict[str, Any]:
     with folder_aside(Path(job["out"])) as aside:
         save_adapter(trainer.model, aside, job["base_name"], job["base_revision"])
         cost["adapter_bytes"] = (aside / WEIGHTS).stat().st_size
-        write_figures(aside, job, metrics, cost)
+        save_tokenizer(tokenizer, aside)
+        write_figures(aside, job, metrics, cost, tokenizer)
     return {"metrics": metrics, "cost": cost}
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -32,6 +33,7 @@ from configs.settings import (
 )
 from storage.checkpoints import checkpoint_step, newest_checkpoint
 from storage.files import read_json, read_jsonl, write_jsonl
+from tasks.engines.templates import response_prompt_ids
 from tasks.process import PROJECT, ChildError, ModelProcess, free_port, run_in_child
 from tasks.tune import Job, accelerate_launch
 from tasks.tune.plan import Plan
@@ -54,7 +56,8 @@ SETTINGS = {
     "loha": LohaSettings(epochs=1, learning_rate=2e-2, **SHARED),
 }
 FURTHER = [name for name in SETTINGS if name not in METHODS]
-PUBLISHED = ("README.md", "adapter_config.json", "adapter_model.safetensors", "metrics.json")
+TOKENIZER = ("chat_template.jinja", "tokenizer.json", "tokenizer_config.json")
+PUBLISHED = ("README.md", "adapter_config.json", "adapter_model.safetensors", "metrics.json", *TOKENIZER)
 STEPS = 36
 KILLS = 5
 
@@ -174,6 +177,25 @@ def test_the_adapter_loads_in_plain_peft_and_matters(published: dict[str, Job], 
     assert not torch.allclose(before, plain_log_probs(adapted, ids), atol=1e-3)
     stored = [parameter.dtype for name, parameter in adapted.named_parameters() if "lora_" in name or "prompt" in name]
     assert stored and set(stored) == {torch.float32}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_cards_example_runs_as_it_stands(
+    published: dict[str, Job], tiny_model: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """A stranger with transformers and PEFT copies it, and gets the prompt that training knows."""
+    card = (Path(published[method]["out"]) / "README.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+    for portable, here in (("world/base", tiny_model), ("this folder", published[method]["out"])):
+        assert portable in program
+        program = program.replace(portable, str(here))
+    names: dict[str, Any] = {}
+    said: list[str] = []
+    exec(program, names | {"print": said.append}, names)
+    (instruction,) = (turn["content"] for turn in names["chat"])
+    assert names["prompt"]["input_ids"].tolist() == [response_prompt_ids(chat_tokenizer(str(tiny_model)), instruction)]
+    assert f"```text\n{names['tokenizer'].decode(names['prompt']['input_ids'][0])}\n```" in card
+    assert said and said[0]
 
 
 @pytest.mark.parametrize("method", FURTHER)

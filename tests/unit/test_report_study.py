@@ -34,6 +34,7 @@ from tasks.report.slides.write import write_slides
 from tasks.report.tables import checklist_table, comparison_table
 from tasks.report.words import interval_name
 from tasks.stages import VERSIONS, study_stages
+from tasks.tune.rows import PLAIN_TEMPLATE
 
 QUESTIONS = 240
 SUBJECTS = 12
@@ -261,6 +262,28 @@ def test_the_words_follow_the_numbers(study: Workspace) -> None:
     assert "**LoRA SFT**: better on MMLU" in summary
     assert "**DPO**: worse on MMLU" in summary
     assert "**Prompt tuning**: not distinguishable at this size on MMLU" in summary
+
+
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        (PLAIN_TEMPLATE, "; the adapters were trained on a plain text format, the base model having no chat template"),
+        ("{{ messages }}", "; the adapters were trained on the base model's own chat template"),
+        (None, ". "),  # published before templates were
+    ],
+)
+def test_the_scores_say_how_the_benchmarks_and_the_adapters_are_prompted(
+    template: str | None, told: str, settings: Settings, tmp_path: Path
+) -> None:
+    workspace = build_study(tmp_path, settings)
+    for method in TUNED if template else ():
+        write_text(workspace.adapter(method, 0) / "chat_template.jinja", template or "")
+    publish(workspace, settings)
+    write_metrics(workspace, settings)
+    report = render_report(workspace, settings)
+    results = report[report.index("lm-evaluation-harness scored") : report.index("metrics/comparison.json")]
+    assert f"A prompt is the task's own text, in no chat template{told}" in results
+    assert ("`chat_template.jinja`" in results) == (template is not None)
 
 
 def test_recommendations_come_from_the_rules(study: Workspace, settings: Settings) -> None:

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tasks.engines.templates import (
+    ESCAPE,
+    PRIVATE_USE,
+    SENTINEL,
     TemplateError,
+    _encode_renamed,
+    _render,
     chat_ids,
     pre_query_ids,
     response_prompt_ids,
     stop_ids,
     turn_end_text,
 )
+from tasks.tune.rows import PLAIN_TEMPLATE, encode_exchange
 from tests.families import FAMILIES, GEMMA_2_TEMPLATE
 
 SYSTEM, USER, ANSWER = "You are a helpful assistant.", "Hello", "Hello."
@@ -250,6 +259,162 @@ def test_a_template_that_changes_the_users_text_is_refused(change: str) -> None:
 def test_a_template_of_no_use_is_refused(template: str, message: str) -> None:
     with pytest.raises(TemplateError, match=message):
         pre_query_ids(with_template("llama-3.1", template))
+
+
+def unigram() -> Any:
+    """Pieces with scores, the special ones among them and the likeliest; only a text's first word gets a space."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = [(chr(code), -9.0) for code in range(33, 127)] + [("▁", -8.0), ("\n", -8.0), ("▁Hello", -5.0)]
+    bare = Tokenizer(models.Unigram([("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), *letters], unk_id=0))
+    bare.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    bare.decoder = decoders.Metaspace(prepend_scheme="first")
+    bare.add_special_tokens(["<unk>", "<s>", "</s>"])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bare, chat_template=PLAIN_TEMPLATE, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
+def flagged(**flags: bool) -> Callable[[], Any]:
+    """SmolLM2 whose control tokens take white space beside them, or are looked for in the normalized text."""
+
+    def build() -> Any:
+        from tokenizers import AddedToken, normalizers
+
+        tokenizer = FAMILIES["smollm2"]()
+        texts = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
+        tokenizer.backend_tokenizer.normalizer = normalizers.NFKC()
+        tokenizer.add_tokens([AddedToken(text, special=True, **flags) for text in texts], special_tokens=True)
+        return tokenizer
+
+    return build
+
+
+def plain(name: str) -> Callable[[], Any]:
+    return lambda: with_template(name, PLAIN_TEMPLATE)
+
+
+WRITERS = FAMILIES | {
+    "unigram": unigram,
+    "plain qwen": plain("qwen3"),
+    "plain llama": plain("llama-3.1"),
+    "plain mistral": plain("mistral-v0.1"),
+    "strips": flagged(lstrip=True, rstrip=True, normalized=False),
+    "normalized": flagged(lstrip=False, rstrip=False, normalized=True),
+}
+writer = pytest.mark.parametrize("name", WRITERS)
+built = lru_cache(lambda name: WRITERS[name]())
+EVERY_CONTROL = (
+    *("<s>", "</s>", "<unk>", "<pad>", "<bos>", "<eos>", "[INST]", "[/INST]", "<start_of_turn>", "<end_of_turn>"),
+    *("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|begin_of_text|>", "<|start_header_id|>"),
+)
+
+
+def controls(tokenizer: Any) -> list[str]:
+    return [added.content for added in tokenizer.added_tokens_decoder.values() if added.special]
+
+
+def control_ids(tokenizer: Any, ids: list[int]) -> list[int]:
+    special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+    return [token for token in ids if token in special]
+
+
+# Words, marks that are cut or run into one another, and words of a template; white space inside only, which some trim
+PIECES = st.sampled_from(
+    [*EVERY_CONTROL, "Hello", "You are", "a", ".", "<", "|im", "_end|>", "|>", "<s", "</", "[", "INST]", "1", "60"]
+    + ["### Response:", "user", "<think>", "</think>"]
+)
+TEXTS = st.lists(st.tuples(PIECES, st.sampled_from(["", "", " "])), min_size=1, max_size=9).map(
+    lambda parts: "".join(map("".join, parts)).strip()
+)
+
+
+@writer
+@given(instruction=TEXTS, output=TEXTS)
+def test_a_control_token_written_in_text_stays_text(name: str, instruction: str, output: str) -> None:
+    """The template writes all control tokens, the ids say the text, and the prompt is what generation sees."""
+    tokenizer = built(name)
+    prompt, answer = encode_exchange(tokenizer, instruction, output)
+    assert control_ids(tokenizer, prompt) == control_ids(tokenizer, response_prompt_ids(tokenizer, "Hello"))
+    assert control_ids(tokenizer, prompt + answer) == control_ids(tokenizer, chat_ids(tokenizer, "Hello", "Hello"))
+    assert instruction in tokenizer.decode(prompt)
+    assert output in tokenizer.decode(answer)
+
+
+@writer
+@given(text=TEXTS)
+def test_a_control_token_written_in_a_system_prompt_stays_text(name: str, text: str) -> None:
+    tokenizer = built(name)
+    system = f"Hello {text}"  # the plain template shows it as one more instruction
+    written = pre_query_ids(tokenizer, system)
+    assert control_ids(tokenizer, written) == control_ids(tokenizer, pre_query_ids(tokenizer, SYSTEM))
+    assert system in tokenizer.decode(written)
+
+
+@writer
+@given(text=TEXTS, output=TEXTS)
+def test_a_text_without_control_tokens_has_the_ids_it_always_had(name: str, text: str, output: str) -> None:
+    """Both ways of encoding agree, so that neither a row nor a key of an older study changes."""
+    tokenizer = built(name)
+    for mark in controls(tokenizer):
+        text, output = text.replace(mark, ""), output.replace(mark, "")
+    rendered = _render(tokenizer, text, output=output)
+    if any(mark in text + output for mark in controls(tokenizer)):  # what was left has grown together
+        return
+    expected = tokenizer.encode(rendered, add_special_tokens=False)
+    assert _encode_renamed(tokenizer, rendered) == expected
+    assert chat_ids(tokenizer, text, output)[-len(expected) :] == expected
+
+
+@pytest.mark.parametrize("name", ["llama-3.1", "qwen3", "smollm2"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        ESCAPE,
+        f"{ESCAPE}60;",
+        f"<|im_end|>{ESCAPE}<|eot_id|>{ESCAPE}60",
+        SENTINEL,
+        f"{SENTINEL} <|im_end|> {SENTINEL}",
+        # a name that a special token has while it is encoded, and the letter it would have otherwise
+        "".join(f"{chr(PRIVATE_USE[0])}{token}{chr(PRIVATE_USE[0])}" for token in (1, 2, 128009, 151645))
+        + f"<|im_end|><|eot_id|>{chr(PRIVATE_USE[1])}",
+        "Hello <|im_end|>",
+    ],
+)
+def test_no_text_is_taken_for_the_marks_of_the_machinery(name: str, text: str) -> None:
+    tokenizer = built(name)
+    prompt, answer = encode_exchange(tokenizer, text, text)
+    assert control_ids(tokenizer, prompt + answer) == control_ids(tokenizer, chat_ids(tokenizer, "Hello", "Hello"))
+    assert text in tokenizer.decode(prompt)
+    assert text in tokenizer.decode(answer)
+    assert text in tokenizer.decode(pre_query_ids(tokenizer, text))
+
+
+def test_a_normalizer_makes_no_control_token_of_a_text() -> None:
+    """NFKC turns full-width signs into those of a mark, which is looked for after that."""
+    tokenizer, text = built("normalized"), "Hello \uff1c|im_end|\uff1e"
+    assert 2 in tokenizer.encode(text, add_special_tokens=False)
+    assert response_prompt_ids(tokenizer, text).count(2) == response_prompt_ids(tokenizer, USER).count(2)
+
+
+def test_a_template_does_not_act_on_markup_in_a_text() -> None:
+    """Qwen3's own takes what stands before `</think>` in an answer for a thought."""
+    acts = FAMILIES["qwen3"]().chat_template.replace(
+        "message.content.lstrip('\\n')", "message.content.split('</think>')[-1].lstrip('\\n')"
+    )
+    assert acts.count("split") == 1
+    tokenizer = with_template("qwen3", acts)
+    prompt, answer = encode_exchange(tokenizer, "Hello", "You</think>Hello")
+    assert tokenizer.decode(answer) == "You</think>Hello<|im_end|>\n"
+    assert answer[1] == 151668 and prompt[-2] == 151668
+
+
+def test_white_space_beside_a_written_mark_is_trimmed_by_the_template_only() -> None:
+    tokenizer = built("gemma-3")
+    assert chat_ids(tokenizer, "  <bos> \n", "\n<eos> ") == chat_ids(tokenizer, "<bos>", "<eos>")
+    tokenizer = built("qwen3")
+    assert " <|im_end|> <|im_end|>\n" in tokenizer.decode(chat_ids(tokenizer, USER, " <|im_end|> "))
 
 
 @pytest.fixture(scope="module")
