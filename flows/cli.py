@@ -13,7 +13,7 @@ import yaml
 from configs.settings import Settings, SettingsError, load_settings, profiles, setting_keys
 from storage.files import sweep_leftovers
 from storage.lock import WorkspaceBusyError, only_one
-from storage.workspace import Workspace, WorkspaceError, default_root, open_workspace
+from storage.workspace import Workspace, WorkspaceError, default_root, open_workspace, unreachable
 from tasks.tune.methods import check_methods
 
 LEFTOVER_SECONDS = 3600
@@ -68,8 +68,9 @@ def run(
         print("\nInterrupted; nothing is lost. Run the same command again to go on.", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the one place where a failure becomes an exit code
-        print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
-        if not isinstance(error, ServerError | WorkspaceBusyError):
+        gone = unreachable(workspace.root)  # whatever failed then failed for that
+        print(f"\n{gone or f'{type(error).__name__}: {error}'}", file=sys.stderr)
+        if not gone and not isinstance(error, ServerError | WorkspaceBusyError):
             print("What was finished is kept. Run the same command again to go on.", file=sys.stderr)
         return FAILED
     if not options.keep_ui:

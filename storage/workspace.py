@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from storage.files import write_text
 
-COLAB_DRIVE = Path("/content/drive/MyDrive")
+COLAB = Path("/content")
+DRIVE = COLAB / "drive"  # where Colab mounts it
 NAME = "synthetic-instruction-tuner"
 
 
@@ -77,20 +79,44 @@ class Workspace:
 
 
 def default_root() -> Path:
-    """The mounted Drive where there is one, else the folder `workspace`."""
-    return COLAB_DRIVE / NAME if COLAB_DRIVE.is_dir() else Path("workspace")
+    """The study's folder on Colab's Drive, also where its mount is dead, else the folder `workspace`."""
+    try:
+        DRIVE.stat()
+        there = os.path.ismount(DRIVE)
+    except FileNotFoundError:
+        there = False
+    except OSError:
+        there = True
+    return DRIVE / "MyDrive" / NAME if there else Path("workspace")
+
+
+def unreachable(root: Path) -> str | None:
+    """Why nothing under `root` can be reached, and what to do, in one line; None where it can be or is not made yet."""
+    try:
+        root.stat()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass  # no mount that is dead; whether a folder can be made there is another question
+    except OSError as error:
+        return f"{root} is gone ({error.strerror}): mount the Drive again and run the same command"
+    if DRIVE in Path(os.path.realpath(root)).parents and not os.path.ismount(DRIVE):
+        return f"no Drive is mounted at {DRIVE}, which {root} needs: mount it and run the same command"
+    return None
 
 
 def open_workspace(root: Path) -> Workspace:
-    """A workspace that can be written to.
+    """A workspace that can be written to; on Colab, one that would be lost with the machine is told on stderr.
 
     Raises:
         WorkspaceError: it cannot; nothing is left behind.
     """
     root = root.expanduser().absolute()
-    ancestor = next(folder for folder in (root, *root.parents) if folder.exists())
-    probe = ancestor / f".write-probe-{os.getpid()}"
+    if reason := unreachable(root):
+        raise WorkspaceError(f"--workspace: {reason}, or name another")
+    ancestor = root
     try:
+        while not ancestor.exists():
+            ancestor = ancestor.parent
+        probe = ancestor / f".write-probe-{os.getpid()}"
         if not ancestor.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         write_text(probe, "")
@@ -100,4 +126,7 @@ def open_workspace(root: Path) -> Workspace:
             f"--workspace: got {root}, takes a folder that can be written to "
             f"({ancestor}: {error.strerror or error}); name another, free some space or mount the Drive again"
         ) from None
+    real = Path(os.path.realpath(root))
+    if COLAB in real.parents and not any(os.path.ismount(at) for at in (real, *real.parents) if COLAB in at.parents):
+        print(f"{root} is on this machine's own disk and lost with it: mount Drive to keep the study", file=sys.stderr)
     return Workspace(root)

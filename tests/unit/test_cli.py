@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from flows.cli import _overrides, parse
+from configs.settings import Settings
+from flows.cli import _overrides, parse, run
+from tasks.process import ChildError
 
 PROJECT = Path(__file__).parents[2]
 
@@ -81,3 +84,21 @@ def test_help_lists_every_setting() -> None:
     ended = flow("status", "--help")
     assert ended.returncode == 0
     assert "--filter.max_similarity" in ended.stdout
+
+
+def test_a_mount_that_dies_under_a_run_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("flows.server.ensure_server", lambda keep: "http://127.0.0.1")
+    study = tmp_path / "drive" / "study"
+    study.mkdir(parents=True)
+
+    def flow(settings: Settings, root: Path) -> None:
+        """Lose the Drive."""
+        shutil.rmtree(tmp_path / "drive")
+        (tmp_path / "drive").symlink_to(tmp_path / "drive")  # an OSError for whoever asks
+        raise ChildError("row 17: OSError: [Errno 107] Transport endpoint is not connected")
+
+    assert run(flow, "generate", ["generate"], ["--workspace", str(study)]) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert str(study) in line and "mount the Drive again and run the same command" in line

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from storage import files
+from storage import files, workspace
 from storage.files import fingerprint, folder_aside, read_jsonl, write_bytes, write_json, write_jsonl
 from storage.seals import read_seal, seal
 from storage.shards import Batch, RowStore, check_shard, read_shard, write_shard
 from storage.stages import StageKey, publishing, read_manifest, result_digest, stage_state
-from storage.workspace import WorkspaceError, open_workspace
+from storage.workspace import NAME, WorkspaceError, default_root, open_workspace, unreachable
 
 ROWS = [{"id": f"{number:03d}", "text": f"row {number} — ünï"} for number in range(10)]
 
@@ -202,6 +202,56 @@ def test_an_unwritable_workspace_is_refused_and_nothing_is_made(tmp_path: Path) 
         open_workspace(file / "inside")
     assert open_workspace(tmp_path / "new").root == tmp_path / "new"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+
+
+@pytest.fixture
+def colab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine's `/content` with a Drive's folder, where none is mounted."""
+    monkeypatch.setattr(workspace, "COLAB", tmp_path / "content")
+    monkeypatch.setattr(workspace, "DRIVE", tmp_path / "content" / "drive")
+    (tmp_path / "content" / "drive" / "MyDrive").mkdir(parents=True)
+    return tmp_path / "content"
+
+
+def test_a_drive_that_is_not_mounted_is_refused_and_never_the_default(colab: Path) -> None:
+    (colab / "link").symlink_to(colab / "drive" / "MyDrive")
+    for root in (colab / "drive" / "MyDrive" / "study", colab / "link" / "study", colab / "link"):
+        with pytest.raises(WorkspaceError, match="no Drive is mounted at .*: mount it") as refused:
+            open_workspace(root)
+        assert "\n" not in str(refused.value)
+    assert default_root() == Path("workspace")
+    assert list((colab / "drive" / "MyDrive").iterdir()) == []
+
+
+def test_a_study_on_colabs_own_disk_is_told_to_be_lost(
+    colab: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    open_workspace(tmp_path / "elsewhere")
+    assert capsys.readouterr().err == ""
+    open_workspace(colab / "project" / "workspace")
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.skipif(not os.path.ismount("/dev/shm"), reason="needs a mount that anyone can write to")
+def test_a_mounted_drive_is_the_default(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(workspace, "COLAB", Path("/dev"))
+    monkeypatch.setattr(workspace, "DRIVE", Path("/dev/shm"))
+    assert default_root() == Path("/dev/shm/MyDrive") / NAME
+    assert open_workspace(default_root()).root == default_root()
+    assert capsys.readouterr().err == "" and not default_root().parent.exists()
+
+
+def test_a_dead_mount_stays_the_default_and_stops_only_what_needs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = tmp_path / ("x" * 300)  # as under a mount whose daemon is gone, a path that no call can ask about
+    monkeypatch.setattr(workspace, "DRIVE", dead)
+    assert default_root() == dead / "MyDrive" / NAME
+    with pytest.raises(WorkspaceError, match="mount the Drive again") as refused:
+        open_workspace(default_root())
+    assert "\n" not in str(refused.value)
+    assert open_workspace(tmp_path / "other").root == tmp_path / "other"
+    assert unreachable(tmp_path / "other") is None
 
 
 def test_leftovers_of_a_kill_are_swept_but_not_the_work_of_a_living_process(tmp_path: Path) -> None:

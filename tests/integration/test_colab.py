@@ -1,0 +1,256 @@
+"""`colab.ipynb` as Colab runs it: a kernel whose packages would break the study, a Drive, sessions that are killed.
+
+`google.colab` and uv's installation are stand-ins; the cells, the kernel and the study are real.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import psutil
+import pytest
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, DeadKernelError
+
+from tasks.process import PROJECT, free_port
+from tests.small import SMALL
+
+STUDY = " ".join(SMALL)
+
+COLAB = '''
+"""What the notebook uses of Colab; calls are kept in the file COLAB_CALLS."""
+import json, os, pathlib
+
+def keep(*call):
+    with open(os.environ["COLAB_CALLS"], "a") as file:
+        file.write(json.dumps(call) + "\\n")
+
+class drive:
+    def mount(path):
+        keep("mount", path, sorted(os.listdir(pathlib.Path(path).parent)))
+        if not os.path.lexists(path):
+            os.symlink(os.environ["COLAB_DRIVE"], path)
+
+class files:
+    def upload():
+        return {name: b"" for name in os.environ.get("COLAB_UPLOADS", "").split()}
+
+class userdata:
+    class SecretNotFoundError(Exception): pass
+    class NotebookAccessError(Exception): pass
+    class TimeoutException(Exception): pass
+    def get(name):
+        keep("secret", name)
+        return "hf_secret"
+
+class output:
+    def serve_kernel_port_as_iframe(port, path="/", width="100%", height="400"):
+        keep("iframe", port, path)
+    def serve_kernel_port_as_window(port, path="/", anchor_text=None):
+        keep("window", port, path)
+'''
+# uv that keeps what it is asked for; instead of gigabytes it installs a way to the packages of these tests
+UV = """#!{python}
+import json, os, pathlib, subprocess, sys
+with open(os.environ["COLAB_CALLS"], "a") as file:
+    file.write(json.dumps(["uv", *sys.argv[1:]]) + "\\n")
+if sys.argv[1] == "venv":
+    subprocess.run([{python!r}, "-m", "venv", "--without-pip", sys.argv[-1]], check=True)
+else:
+    environment = pathlib.Path(sys.argv[sys.argv.index("--python") + 1]).parents[1]
+    packages, = environment.glob("lib/*/site-packages")
+    (packages / "tests.pth").write_text("import site; site.addsitedir({packages!r})")
+"""
+
+
+@pytest.fixture(scope="module")
+def outer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment as Colab's: a kernel, and packages that break what imports them."""
+    folder = tmp_path_factory.mktemp("outer") / "environment"
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    install = [folder / "bin" / "pip", "install", "-q", "-c", PROJECT / "constraints.txt", "ipykernel"]
+    subprocess.run(install, check=True)
+    (packages,) = folder.glob("lib/*/site-packages")
+    write(packages / "google" / "colab" / "__init__.py", COLAB)
+    for name, version in {"torchvision": "0.20.0", "torchao": "0.10.0"}.items():
+        write(packages / name / "__init__.py", "raise RuntimeError('operator torchvision::nms does not exist')")
+        write(packages / f"{name}-{version}.dist-info" / "METADATA", f"Name: {name}\nVersion: {version}\n")
+    uv = folder / "bin" / "uv"
+    write(uv, UV.format(python=sys.executable, packages=sysconfig.get_path("purelib")))
+    uv.chmod(0o755)
+    return folder
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+@dataclass
+class Colab:
+    """A student's Colab: the Drive outlives the machines."""
+
+    place: Path
+    outer: Path
+    machines: int = 0
+    kernel: int = 0
+    port: int = 0
+    servers: list[int] = field(default_factory=list)
+
+    @property
+    def study(self) -> Path:
+        return self.place / "drive" / "MyDrive" / "synthetic-instruction-tuner"
+
+    @property
+    def content(self) -> Path:
+        """`/content` of the machine that is there now."""
+        return self.place / f"machine-{self.machines}"
+
+    def calls(self, name: str) -> list[list[Any]]:
+        """What was asked of Colab and of uv on this machine."""
+        lines = (self.content.parent / f"calls-{self.machines}").read_text().splitlines()
+        return [call[1:] for call in map(json.loads, lines) if call[0] == name]
+
+    def new_machine(self) -> None:
+        self.machines, self.port = self.machines + 1, free_port()
+        self.content.mkdir()
+        (self.place / "drive" / "MyDrive").mkdir(parents=True, exist_ok=True)
+
+    def run_all(self, home: Path = PROJECT, driver: str = "", uploads: str = "", **fields: str) -> list[str]:
+        """Run the notebook's cells from top to bottom.
+
+        Returns:
+            what each cell of code printed or showed.
+
+        Raises:
+            CellExecutionError: a cell failed.
+            DeadKernelError: the machine was killed.
+        """
+        notebook = nbformat.read(PROJECT / "colab.ipynb", as_version=4)
+        cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+        for name, value in fields.items():
+            line = next(line for line in cells[0].source.splitlines() if line.startswith(f"{name} = "))
+            assert "# @param" in line, "a field of the form"
+            cells[0].source = cells[0].source.replace(line, f"{name} = {value!r}")
+        for cell in cells:
+            cell.source = cell.source.replace("/content", str(self.content)).replace("4200", str(self.port))
+        broken = next(self.outer.glob("lib/*/site-packages"))
+        write(self.content / "bin" / "nvidia-smi", f"#!/bin/sh\n{f'echo {driver}' if driver else 'exit 9'}\n")
+        (self.content / "bin" / "nvidia-smi").chmod(0o755)
+        environment = {name: value for name, value in os.environ.items() if name not in ("PREFECT_API_URL", "HF_TOKEN")}
+        environment |= {
+            "PATH": f"{self.outer}/bin:{self.content}/bin:{os.environ['PATH']}",
+            "PYTHONPATH": str(broken),
+            "UV_SYSTEM_PYTHON": "true",
+            "UV_CONSTRAINT": "/backend-container/containers/requirements.constraints",
+            "COLAB_CALLS": str(self.place / f"calls-{self.machines}"),
+            "COLAB_DRIVE": str(self.place / "drive"),
+            "COLAB_UPLOADS": uploads,
+            "PREFECT_HOME": str(self.content / "prefect"),
+            "IPYTHONDIR": str(self.content / "ipython"),
+        }
+        kernels = self.content / "kernels"
+        argv = [str(self.outer / "bin" / "python"), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        write(kernels / "python3" / "kernel.json", json.dumps({"argv": argv, "display_name": "", "language": "python"}))
+        manager = AsyncKernelManager(
+            kernel_name="python3",
+            kernel_spec_manager=KernelSpecManager(kernel_dirs=[str(kernels)]),
+            connection_file=str(self.content / "connection.json"),
+        )
+        client = NotebookClient(
+            notebook, km=manager, timeout=600, coalesce_streams=True, resources={"metadata": {"path": str(home)}}
+        )
+        try:
+            client.execute(cleanup_kc=True, env=environment)
+        finally:
+            self.servers += processes(f"prefect server start --host 127.0.0.1 --port {self.port}")
+        return [told(cell) for cell in cells]
+
+    def kill(self) -> None:
+        """End the machine: every process at once, no goodbye."""
+        for process in processes(str(self.content), str(self.study)):
+            psutil.Process(process).kill()
+
+
+def told(cell: Any) -> str:
+    """All that a cell printed or showed."""
+    outputs = [output.get("text") or output.get("data", {}).get("text/html", "") for output in cell.outputs]
+    return "".join(outputs)
+
+
+def processes(*words: str) -> list[int]:
+    """Processes of whose command line one of the words is a part."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        line = " ".join(process.info["cmdline"] or [])
+        if any(word in line for word in words):
+            found.append(process.pid)
+    return found
+
+
+@pytest.fixture
+def colab(tmp_path: Path, outer: Path) -> Iterator[Colab]:
+    colab = Colab(tmp_path, outer)
+    colab.new_machine()
+    yield colab
+    for pid in colab.servers:
+        if psutil.pid_exists(pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_sessions_on_colab(colab: Colab) -> None:
+    """Killed in the middle, gone on with on another machine, then nothing to do; Colab's packages are not touched."""
+    packages = [colab.outer / "bin" / "python", "-m", "pip", "freeze", "--all"]
+    before = subprocess.check_output(packages)
+
+    def killer() -> None:
+        wait_until(lambda: any((colab.study / ".state" / "rows").rglob("*.jsonl")))
+        colab.kill()
+
+    thread = threading.Thread(target=killer)
+    thread.start()
+    with pytest.raises(DeadKernelError):
+        colab.run_all(ARGUMENTS=STUDY)
+    thread.join()
+    kept = {path: path.stat().st_mtime_ns for path in colab.study.rglob("*") if path.is_file() and path.suffix == ".safetensors"}
+    assert kept
+
+    colab.new_machine()
+    form, _, environment, _, _, study, status, report = colab.run_all(ARGUMENTS=STUDY)
+    assert colab.calls("mount") == [[str(colab.content / "drive"), []]], "first of all, before anything is written"
+    assert "profile demo" in environment and [call[0] for call in colab.calls("uv")] == ["venv", "pip"]
+    assert "Traceback" not in study and "checklist" not in study.lower()[:0]
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert "report" in status and "partial" not in status and "missing" not in status
+    assert "<html" in report
+    assert colab.calls("iframe") == colab.calls("window") == [[colab.port, "/runs"]]
+    with urllib.request.urlopen(f"http://127.0.0.1:{colab.port}/ui-settings") as answer:
+        assert json.load(answer)["api_url"] == "/api", "the browser knows no 127.0.0.1 of Colab's"
+    assert colab.calls("secret") == []
+
+    assert "Nothing to do" in colab.run_all(ARGUMENTS=STUDY)[5]
+    assert [call[0] for call in colab.calls("uv")] == ["venv", "pip"], "the environment is made once a session"
+    assert subprocess.check_output(packages) == before
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 300
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
