@@ -455,7 +455,7 @@ def load_settings(profile: str, overrides: Mapping[str, Any] | None = None) -> S
         SettingsError: an unknown profile or key, or a value out of range, each with what would be right.
     """
     path = profile_file(profile)
-    values = _read_profile(path) | {"profile": path.name if _is_path(profile) else profile}
+    values = _read_profile(path) | {"profile": path.name if is_path(profile) else profile}
     _OWN_PROFILES[path.name] = path.absolute()
     for key, value in (overrides or {}).items():
         _set(values, key, value)
@@ -471,7 +471,7 @@ def profile_file(profile: str) -> Path:
     Raises:
         SettingsError: there is none of that name.
     """
-    path = Path(profile).expanduser() if _is_path(profile) else PROFILE_FOLDER / f"{profile}.yaml"
+    path = Path(profile).expanduser() if is_path(profile) else PROFILE_FOLDER / f"{profile}.yaml"
     path = path if path.is_file() else _OWN_PROFILES.get(profile, path)
     if not path.is_file():
         raise SettingsError(
@@ -480,7 +480,8 @@ def profile_file(profile: str) -> Path:
     return path
 
 
-def _is_path(profile: str) -> bool:
+def is_path(profile: str) -> bool:
+    """Whether a profile is a file of the user's own."""
     return profile.endswith((".yaml", ".yml"))
 
 

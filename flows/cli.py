@@ -51,7 +51,6 @@ def run(
         return DONE
 
     from flows.server import ServerError, ensure_server
-    from tasks.doctor.examine import NotReadyError
 
     print(f"{name} · profile {settings.profile} · seed {settings.seed} · workspace {workspace.root}")
     try:
@@ -61,8 +60,8 @@ def run(
                 show_warnings(settings, workspace)
             print(f"Prefect UI {ensure_server(options.keep_ui)}/runs", flush=True)
             flow(settings, workspace.root)
-    except NotReadyError as error:
-        print(f"{error}\nNothing was begun; `python -m flows.doctor` looks at the same.", file=sys.stderr)
+    except SettingsError as error:
+        print(error, file=sys.stderr)
         return WRONG_SETTINGS
     except KeyboardInterrupt:
         print("\nInterrupted; nothing is lost. Run the same command again to go on.", file=sys.stderr)
@@ -82,7 +81,7 @@ def show_warnings(settings: Settings, workspace: Workspace) -> None:
     """Look at what the study needs, and print what may surprise.
 
     Raises:
-        NotReadyError: something would end it.
+        SettingsError: something would end it.
     """
     from tasks.doctor.examine import require_ready
 

@@ -15,7 +15,7 @@ from prefect import flow, runtime
 from prefect.states import Completed
 
 from configs.settings import Settings
-from flows.cli import LEFTOVER_SECONDS
+from flows.cli import LEFTOVER_SECONDS, show_warnings
 from flows.generate import generate
 from flows.schedule import parse_schedule, plan_of, rows_done
 from flows.server import end_with_parent
@@ -63,6 +63,7 @@ def night(arguments: list[str]) -> Any:
 def _work(settings: Settings, workspace: Workspace, plan: Plan, scheduled: datetime) -> Stopped:
     if study_stages(settings, workspace)["generate"].state().done:
         return "complete"
+    show_warnings(settings, workspace)
     started, before = _now(plan), rows_done(settings, workspace)
     stopped: Stopped = "interrupted"
     budget = plan.budget(before)

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
-from configs.settings import Settings, SettingsError
-from flows.cli import DONE, FAILED, INTERRUPTED, WRONG_SETTINGS, parse
+from configs.settings import Settings, SettingsError, is_path, profile_file
+from flows.cli import DONE, FAILED, INTERRUPTED, WRONG_SETTINGS, parse, show_warnings
 from storage.files import fingerprint
 from storage.lock import only_one
 from storage.workspace import Workspace, WorkspaceError
@@ -54,7 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return DONE
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     words += ["--workspace", str(workspace.root)]  # the night may be run from another folder
+    if is_path(options.profile):
+        words += ["--profile", str(profile_file(options.profile).absolute())]
     try:
+        show_warnings(settings, workspace)
         if options.now:
             return _work_now(settings, workspace, options, words)
         with only_one(workspace.root, "python -m flows.schedule", "schedule"):
@@ -62,6 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted; nothing is lost. Run the same command again to go on.", file=sys.stderr)
         return INTERRUPTED
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return WRONG_SETTINGS
     except Exception as error:  # noqa: BLE001 - the one place where a failure becomes an exit code
         print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
         print("What was finished is kept. Run the same command again to go on.", file=sys.stderr)

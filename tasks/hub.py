@@ -130,7 +130,7 @@ def download_bytes(wanted: Repository, commit: str) -> int:
         HubError: the hub does not tell.
     """
     from huggingface_hub import is_offline_mode, snapshot_download
-    from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
 
     if is_offline_mode():
         return 0

@@ -13,9 +13,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from configs.settings import ModelSettings, Settings
+from configs.settings import ModelSettings, Settings, SettingsError
 from storage.files import fingerprint, read_json, write_bytes, write_json
-from storage.workspace import COLAB_DRIVE, Workspace
+from storage.workspace import DRIVE, Workspace
 from tasks.doctor import Check
 from tasks.evaluate.work import benchmark_tasks
 from tasks.hub import (
@@ -34,7 +34,7 @@ from tasks.provenance import hardware
 STUDY_GB = 5  # what a study writes into its workspace, checkpoints included (requirement 5.2 without the models)
 
 
-class NotReadyError(RuntimeError):
+class NotReadyError(SettingsError):
     """Something would end the study; each is told on a line of its own, with what to do."""
 
 
@@ -50,7 +50,10 @@ def require_ready(settings: Settings, workspace: Workspace) -> list[Check]:
     except (OSError, ValueError, TypeError):
         checks = examine(settings, workspace)
         if failures := [check for check in checks if check.state == "fail"]:
-            raise NotReadyError("\n".join(f"{check.name}: {check.told}" for check in failures)) from None
+            lines = [f"{check.name}: {check.told}" for check in failures]
+            raise NotReadyError(
+                "\n".join([*lines, "Nothing was begun; `python -m flows.doctor` shows every check."])
+            ) from None
         record = record.with_name(f"sit-{os.getuid()}-ready-{_what_is_looked_at(settings, workspace)}.json")
         write_json(record, [asdict(check) for check in checks])
     return [check for check in checks if check.state == "warning"]
@@ -138,7 +141,7 @@ def examine_disk(models: list[ModelSettings], workspace: Workspace) -> Iterator[
     from huggingface_hub import constants
 
     cache = Path(constants.HF_HUB_CACHE)
-    if cache.is_relative_to(COLAB_DRIVE.parent):
+    if cache.is_relative_to(DRIVE):
         told = f"the hub's cache {cache} lies on Drive, where models of gigabytes fill its quota: set HF_HOME elsewhere"
         yield Check("downloads", "warning", told)
     try:

@@ -228,7 +228,11 @@ def test_sessions_on_colab(colab: Colab) -> None:
     with pytest.raises(DeadKernelError):
         colab.run_all(ARGUMENTS=STUDY)
     thread.join()
-    kept = {path: path.stat().st_mtime_ns for path in colab.study.rglob("*") if path.is_file() and path.suffix == ".safetensors"}
+    kept = {
+        path: path.stat().st_mtime_ns
+        for path in colab.study.rglob("*")
+        if path.is_file() and path.suffix == ".safetensors"
+    }
     assert kept
 
     colab.new_machine()

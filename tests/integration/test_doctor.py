@@ -1,6 +1,6 @@
 """A study of models and data sets from a hub: looked at before it begins, pinned once, then run without the hub.
 
-The hub is a stand-in on this machine (`tests/hub.py`); its client, transformers, datasets and lm-eval are the real ones.
+The hub is a stand-in on this machine (`tests/hub.py`); its client, transformers, datasets and lm-eval are real.
 """
 
 from __future__ import annotations
@@ -153,37 +153,44 @@ def test_a_study_from_the_hub_is_pinned_once_and_runs_without_it(hub: Hub, profi
     assert json.loads((tmp_path / "w/data/raw/manifest.json").read_text())["fingerprint"] == manifest["fingerprint"]
 
 
-@pytest.mark.parametrize(
-    ("change", "thing", "words"),
-    [
-        ({"models.teacher": {"name": "someone/techer"}}, "teacher", ["someone/techer", "neither a folder here nor"]),
-        ({"models.base": {"name": "someone/base", "revision": "v9"}}, "base model", ["no revision 'v9'"]),
-        ({"models.reward": {"name": "someone/teacher"}}, "reward model", ["not as a sequence classifier"]),
-        ({"tuning.sft": {"epochs": 1, "batch_size": 1, "learning_rate": 1e-3, "max_length": 64,
-                         "target_modules": ["q_projj"]}}, "base model", ["--tuning.sft", "q_projj"]),
-        ({"tuning.dpo": {"epochs": 1, "batch_size": 1, "learning_rate": 1e-3, "max_length": 4096}},
-         "base model", ["--tuning.dpo.max_length 4096", "1024"]),
-        ({"evaluation.benchmarks": {"legs": {"task": "own_legs", "metric": "acc_nrom"}}}, "legs", ["acc_nrom", "has acc"]),
-        ({"evaluation.benchmarks": {"g": {"task": "gsm8k", "metric": "exact_match"}}}, "g", ["exact_match,strict-match"]),
-        ({"evaluation.benchmarks": {"legs": {"task": "own_leggs", "metric": "acc"}}}, "legs", ["own_leggs", "own_legs"]),
-        ({"hardware.memory_gb": 15}, "device", ["needs a GPU of 15 GB", "no NVIDIA driver"]),
-    ],
-)  # fmt: skip
-def test_what_would_end_a_study_is_told_before_it_begins(
-    hub: Hub, profile: Path, tmp_path: Path, change: dict[str, Any], thing: str, words: list[str]
-) -> None:
-    """By the doctor, and by the command that would run for hours, which begins nothing and exits with 2."""
-    rewrite(profile, change)
-    ended = run("full_pipeline", profile, hub)
+MODEL_FAULTS = {
+    "teacher": ({"models.teacher": {"name": "someone/techer"}}, ["someone/techer", "neither a folder here nor"]),
+    "responder 3": (
+        {"models.responders": [{"name": f"someone/{n}", **more} for n, more in (
+            ("teacher", {}), ("responder_a", {}), ("responder_b", {"revision": "v9"}))]},
+        ["no revision 'v9'"],
+    ),
+    "reward model": ({"models.reward": {"name": "someone/teacher"}}, ["not as a sequence classifier"]),
+    "base model": (
+        {"tuning.sft.target_modules": ["q_projj"], "tuning.dpo.max_length": 4096},
+        ["--tuning.sft", "q_projj", "--tuning.dpo.max_length 4096 is more than its 1024 positions"],
+    ),
+    "device": ({"hardware.memory_gb": 15}, ["needs a GPU of 15 GB", "no NVIDIA driver"]),
+}  # fmt: skip
+BENCHMARK_FAULTS = {
+    "legs": ({"task": "own_legs", "metric": "acc_nrom"}, ["acc_nrom", "it has acc"]),
+    "g": ({"task": "gsm8k", "metric": "exact_match"}, ["it has exact_match,strict-match"]),
+    "typo": ({"task": "own_leggs", "metric": "acc"}, ["own_leggs", "own_legs"]),
+}
+
+
+@pytest.mark.parametrize("command", ["full_pipeline", "generate", "schedule"])
+def test_what_would_end_a_study_is_told_before_it_begins(hub: Hub, profile: Path, tmp_path: Path, command: str) -> None:
+    """In one look, a line each, by every command that would run for hours: it begins nothing and exits with 2."""
+    for change, _ in MODEL_FAULTS.values():
+        rewrite(profile, change)
+    rewrite(profile, {"evaluation.benchmarks": {name: task for name, (task, _) in BENCHMARK_FAULTS.items()}})
+    ended = run(command, profile, hub)
     assert ended.returncode == 2, ended.stdout + ended.stderr
-    line = next(line for line in ended.stderr.splitlines() if line.startswith(f"{thing}: "))
-    for word in words:
-        assert word in line
+    told = {name: rest for name, _, rest in (line.partition(": ") for line in ended.stderr.splitlines())}
+    for name, (_, words) in (MODEL_FAULTS | BENCHMARK_FAULTS).items():
+        for word in words:
+            assert word in told[name]
     assert not (tmp_path / "w/data").exists()
     assert "Prefect UI" not in ended.stdout
 
 
-def test_every_failure_is_told_at_once(hub: Hub, profile: Path) -> None:
+def test_licences_are_told_before_hours_are_spent(hub: Hub, profile: Path) -> None:
     """Two gated models, a metric and an absent data set: one look, four lines, no secret."""
     hub.repos["models/someone/reward"].gated = hub.repos["models/someone/base"].gated = True
     del hub.repos["datasets/someone/legs"]

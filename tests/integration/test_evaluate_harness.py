@@ -382,8 +382,8 @@ def test_two_runs_are_byte_identical(
             task: child.call("evaluate", task=task, task_folders=[str(tasks_folder)], stock=False) for task in TASKS
         }
     for task in TASKS:
-        write_benchmark(tmp_path / "a", task, answers["prompt_tuning"][task])
-        write_benchmark(tmp_path / "b", task, again[task])
+        write_benchmark(tmp_path / "a", task, answers["prompt_tuning"][task], {})
+        write_benchmark(tmp_path / "b", task, again[task], {})
         for name in (f"{task}.json", f"{task}.samples.jsonl"):
             text = (tmp_path / "a" / name).read_bytes()
             assert text == (tmp_path / "b" / name).read_bytes()

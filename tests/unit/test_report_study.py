@@ -122,7 +122,7 @@ def write_held_out(workspace: Workspace, method: str, seed: int = 0) -> None:
     ]  # fmt: skip
     results = {"results": {"demo_text": {"bits_per_byte,none": 0.7}}, "config": {"questions": len(samples)}}
     answer = {"results": results, "samples": samples, "seconds": 1.0}
-    write_benchmark(results_folder(workspace, method, seed), "forgetting", answer)
+    write_benchmark(results_folder(workspace, method, seed), "forgetting", answer, CPU)
 
 
 def write_answers(
@@ -152,7 +152,7 @@ def write_answers(
         "config": {"questions": QUESTIONS},
     }
     answer = {"results": results, "samples": samples, "seconds": 2.5}
-    write_benchmark(results_folder(workspace, method, seed), name, answer)
+    write_benchmark(results_folder(workspace, method, seed), name, answer, CPU)
 
 
 def write_training(
@@ -220,6 +220,9 @@ def write_data(workspace: Workspace) -> None:
         write_jsonl(workspace.filtered / f"{split}.jsonl", [{"instruction": "a", "output": "b"}] * count)
         row = {"prompt": "p", "chosen": "c", "rejected": "r"}
         write_jsonl(workspace.preference / f"{split}.jsonl", [row] * (count // 2))
+
+
+CPU = {"device": "cpu", "device_memory_gb": None}
 
 
 @pytest.fixture(scope="module")
@@ -343,19 +346,40 @@ def test_thresholds_do_not_follow_a_smaller_study(study: Workspace) -> None:
     assert (items["4.2-sft-train"]["threshold"], items["4.2-sft-train"]["passed"]) == ("= 640", False)
 
 
-def test_hours_count_on_the_profiles_accelerator_only(tmp_path: Path) -> None:
-    t4 = load_settings("t4")
-    workspace = Workspace(tmp_path)
+@pytest.mark.parametrize(
+    ("profile", "device", "memory_gb", "counts"),
+    [
+        ("t4", "cpu", None, False),
+        ("t4", "Tesla T4", 15.8, True),
+        ("t4", "NVIDIA H200", 150.8, False),
+        ("t4", "Tesla T40", 15.8, False),
+        ("a100", "NVIDIA A100-SXM4-40GB", 42.4, True),
+        ("a100", "NVIDIA A100-SXM4-80GB", 85.0, False),
+        ("smol", "Tesla T4", 15.8, False),
+    ],
+)
+def test_hours_count_on_the_profiles_card_only(
+    tmp_path: Path, profile: str, device: str, memory_gb: float | None, counts: bool
+) -> None:
+    """By name and memory, for training, generation and evaluation alike; else requirement 3.1 is not decided."""
+    settings, workspace = load_settings(profile), Workspace(tmp_path)
+    computed = {"device": device, "device_memory_gb": memory_gb}
     write_training(workspace, "sft", 1, 1, 7200.0, 1)
-    cost = read_json(workspace.adapter("sft", 0) / "cost.json")
-    for device, expected in (("cpu", None), ("Tesla T4", 2.0)):
-        folder = workspace.adapter("sft", 0)
-        write_json(folder / "cost.json", cost | {"device": device})
-        write_manifest(folder, StageKey("tune-sft", 1, {}, {}), {}, [folder / "metrics.json", folder / "cost.json"])
-        write_metrics(workspace, t4)
-        items = {item["id"]: item for item in write_checklist(workspace, t4)["items"]}
-        assert items["3.1-sft"]["measured"] == expected
-        assert items["3.1-sft"]["passed"] is (None if expected is None else True)
+    folder = workspace.adapter("sft", 0)
+    write_json(folder / "cost.json", read_json(folder / "cost.json") | computed)
+    write_manifest(folder, StageKey("tune-sft", 1, {}, {}), {}, [folder / "metrics.json", folder / "cost.json"])
+    write_json(workspace.raw / "cost.json", {"seconds": 7200.0, **computed})
+    for method in ("base", "sft", "prompt_tuning", "dpo"):
+        for name in settings.evaluation.benchmarks:
+            path = results_folder(workspace, method) / f"{name}.seconds.json"
+            write_json(path, {"seconds": 1800.0, **computed})
+        folder = results_folder(workspace, method)
+        write_manifest(folder, StageKey("evaluate", 1, {}, {}), {}, folder.iterdir())
+    write_metrics(workspace, settings)
+    items = {item["id"]: item for item in write_checklist(workspace, settings)["items"]}
+    for name in ("3.1-sft", "3.1-generation", "3.1-evaluation"):
+        assert items[name]["measured"] == (2.0 if counts else None)
+        assert items[name]["passed"] is (True if counts else None)
 
 
 def test_format_check_finds_a_wrong_row(tmp_path: Path, settings: Settings) -> None:
