@@ -142,6 +142,8 @@ def test_statistics_of_nothing_are_null_not_zero() -> None:
 class CountingPool:
     """Answers as an engine would, and counts how often it is asked."""
 
+    device: dict[str, Any] = {}
+
     def __init__(self) -> None:
         self.calls = 0
 

@@ -140,7 +140,7 @@ def test_the_questions_are_the_same_for_every_seed(place: Workspace) -> None:
     publish_all(settings, place)
     first, second = (study_stages(settings, place)[name] for name in ("evaluate-sft", "evaluate-sft-seed-1"))
     assert first.settings == second.settings
-    work = MethodWork(settings, place, second, None)
+    work = MethodWork(settings, place, second)
     assert work._pool._arguments["adapter"] == str(place.adapter("sft", 1))
 
 
