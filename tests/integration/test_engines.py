@@ -15,6 +15,7 @@ import pytest
 from tasks.engines.protocol import Completion, Engine, Request, Sampling
 from tasks.engines.rows_at_once import RowsAtOnce
 from tasks.generate.chat import ChatModel, load_model
+from tasks.models import ModelError
 from tasks.process import ChildError, ModelPool
 from tests.tiny import build_tiny_model
 
@@ -213,6 +214,22 @@ def test_a_child_answers_writes_and_replaces_itself(tiny_model: Path) -> None:
         assert pool.call("write", rows=rows, sampling=sampling) == first
         answers = pool.call("answer", rows=[{"instruction": "the cat", "seed": 3}], sampling=sampling)
         assert len(answers) == 1
+
+
+@NEEDS_VLLM
+def test_vllm_refuses_a_model_that_gives_nan(model: Path, tmp_path: Path) -> None:
+    """It would draw from NaN and tell nothing of it."""
+    from safetensors.torch import load_file, save_file
+
+    from tasks.engines.vllm import VllmEngine
+
+    weights = load_file(model / "model.safetensors")
+    weights["model.norm.weight"] *= float("nan")
+    for path in model.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=f"{tmp_path} gives NaN in fp32"):
+        VllmEngine(str(tmp_path), None, "fp32", memory_share=0.3, eager=True, rows_at_once=RowsAtOnce())
 
 
 @NEEDS_VLLM

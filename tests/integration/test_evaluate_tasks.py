@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -38,6 +39,7 @@ def own(tmp_path: Path) -> Path:
         "doc_to_text: '{{asked}}'\ndoc_to_choice: ['four', 'eight']\ndoc_to_target: '{{told}}'\n"
         "metric_list:\n  - {metric: acc, aggregation: mean, higher_is_better: true}\n",
     )
+    write_text(folder / "one.yaml", "group: zoo_of_one\ntask: [legs]\n")
     write_text(
         folder / "zoo.yaml",
         "group: zoo\ntask:\n  - legs\n  - task: paws\n    dataset_path: someone/paws\n    dataset_name: small\n"
@@ -133,6 +135,25 @@ def test_a_benchmark_of_ones_own_is_kept_out_of_the_training_data(own: Path, tmp
     given = {"evaluation.task_folders": [str(own)], "evaluation.benchmarks": benchmarks, "evaluation.forgetting": None}
     found = benchmark_questions(load_settings("t4", given), Workspace(tmp_path))
     assert [question.text for question in found] == ["How many legs have 1 cats?", "How many legs have 2 cats?"]
+
+
+def test_a_benchmark_of_ones_own_is_asked_and_its_seconds_are_of_asking(
+    own: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock moves only while the task reads its data, as it does for hours where they are downloaded."""
+    import tasks.evaluate.harness as harness
+
+    clock = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
+    monkeypatch.setattr(harness, "time", clock)
+    slow = (own / "rows.py").read_text().replace("def rows(**_):\n", (
+        "def rows(**_):\n    import tasks.evaluate.harness as harness\n    harness.time.now += 3600\n"
+    ))  # fmt: skip
+    write_text(own / "rows.py", slow)
+    asked = harness.Evaluator(str(tiny_model), precision="fp32", batch_size=2)
+    told = asked.evaluate("zoo_of_one", [str(own)], stock=False)
+    assert [row["task"] for row in told["samples"]] == ["legs", "legs"]
+    assert all(row["metrics"].keys() == {"acc"} for row in told["samples"])
+    assert clock.now == 3600 and told["seconds"] == 0
 
 
 def test_a_task_folder_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:

@@ -57,27 +57,67 @@ def long_context(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return model
 
 
-@pytest.mark.parametrize("adapted", [False, True])
-def test_a_long_text_is_read_in_windows_as_lm_evals_own(adapted: bool, long_context: Path, tmp_path: Path) -> None:
-    """A context of 128k times a batch of 8 would be hundreds of GB; the window is the same with a soft prompt."""
-    if adapted:
-        from peft import PromptTuningConfig, get_peft_model
-        from transformers import AutoModelForCausalLM
+@pytest.fixture(params=["base", "prompt_tuning", "prefix_tuning"])
+def long_lm(request: pytest.FixtureRequest, long_context: Path, tmp_path: Path) -> Any:
+    """Our model under lm-eval, without and with a soft prompt of either kind."""
+    if request.param == "base":
+        return evaluator(long_context)._lm
+    import peft
+    from transformers import AutoModelForCausalLM
 
-        given = PromptTuningConfig(num_virtual_tokens=VIRTUAL_TOKENS, task_type="CAUSAL_LM")
-        get_peft_model(AutoModelForCausalLM.from_pretrained(long_context), given).save_pretrained(str(tmp_path))
-    ours = evaluator(long_context, adapter=tmp_path if adapted else None)._lm
+    kind = {"prompt_tuning": peft.PromptTuningConfig, "prefix_tuning": peft.PrefixTuningConfig}[request.param]
+    given = kind(num_virtual_tokens=VIRTUAL_TOKENS, task_type="CAUSAL_LM")
+    peft.get_peft_model(AutoModelForCausalLM.from_pretrained(long_context), given).save_pretrained(str(tmp_path))
+    return evaluator(long_context, adapter=tmp_path)._lm
+
+
+def scored_positions(lm: Any) -> list[int]:
+    """Rows times positions of each pass of the head from now on."""
     passes: list[int] = []
-    ours.model.get_output_embeddings().register_forward_hook(
+    lm.model.get_output_embeddings().register_forward_hook(
         lambda _, inputs, __: passes.append(inputs[0].shape[0] * inputs[0].shape[1])
     )
+    return passes
+
+
+def lm_evals_own(lm: Any, **options: Any) -> HFLM:
+    return HFLM(pretrained=lm.model, tokenizer=lm.tokenizer, backend="causal", batch_size=2, **options)
+
+
+def test_logits_are_computed_where_an_answer_is_scored(long_lm: Any) -> None:
+    """Prompts of 2 to 1,400 tokens in one batch, of which every logit, of 128k words, would be 40 GB."""
+    requests = [
+        asked("loglikelihood", LONG[:length], choice)
+        for length in (3, 40, 41, 900, 6000, 6001)
+        for choice in (" cat", " mat", " small song at dawn", " mat")
+    ]
+    positions = scored_positions(long_lm)
+    told = long_lm.loglikelihood(requests, disable_tqdm=True)
+    longest = max(len(long_lm.tok_encode(request.args[1])) for request in requests)
+    assert max(positions) <= 8 * 8 * longest, "rows times the positions of all of them"
+    expected = lm_evals_own(long_lm, max_length=long_lm.max_length).loglikelihood(requests, disable_tqdm=True)
+    assert [greedy for _, greedy in told] == [greedy for _, greedy in expected]
+    assert [value for value, _ in told] == pytest.approx([value for value, _ in expected], rel=1e-5)
+
+
+def test_a_prompt_longer_than_the_context_is_cut_where_lm_eval_cuts_it(tiny_model: Path) -> None:
+    ours = evaluator(tiny_model)._lm
+    requests = [asked("loglikelihood", LONG[:length], " small song") for length in (9000, 40, 9001)]
+    told = ours.loglikelihood(requests, disable_tqdm=True)
+    expected = lm_evals_own(ours, max_length=1024 - VIRTUAL_TOKENS).loglikelihood(requests, disable_tqdm=True)
+    assert [value for value, _ in told] == pytest.approx([value for value, _ in expected], rel=1e-5)
+
+
+def test_a_long_text_is_read_in_windows_as_lm_evals_own(long_lm: Any) -> None:
+    """A context of 128k times a batch of 8 would be hundreds of GB; the window is the same with a soft prompt."""
+    ours, passes = long_lm, scored_positions(long_lm)
     requests = [asked("loglikelihood_rolling", text) for text in (LONG, "the cat", LONG[:9000])]
     told = ours.loglikelihood_rolling(requests, disable_tqdm=True)
-    assert max(passes) <= LIMIT + 2 * VIRTUAL_TOKENS
+    assert max(passes) <= LIMIT
     assert ours.max_length == 16384 - VIRTUAL_TOKENS and ours.batch_size == 8, "other requests keep theirs"
-    theirs = HFLM(pretrained=ours.model, tokenizer=ours.tokenizer, backend="causal", batch_size=2, max_length=2048)
     assert len(ours.tok_encode(LONG)) > 3 * 2048
-    assert told == pytest.approx(theirs.loglikelihood_rolling(requests, disable_tqdm=True), rel=1e-5)
+    expected = lm_evals_own(ours, max_length=2048).loglikelihood_rolling(requests, disable_tqdm=True)
+    assert told == pytest.approx(expected, rel=1e-5)
 
 
 def test_log_probabilities_are_summed_in_fp32(tiny_model: Path) -> None:
