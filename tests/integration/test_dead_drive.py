@@ -34,7 +34,11 @@ def at_drive(tmp_path: Path) -> Iterator[Run]:
     def run(mode: str, *words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "tests.dead_drive", mode, sys.executable, *words]
         api = f"http://127.0.0.1:{free_port()}/api"
-        environment = os.environ | {"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_API_URL": api, "TMPDIR": str(tmp_path)}
+        environment = os.environ | {
+            "PREFECT_HOME": str(tmp_path / "prefect"),
+            "PREFECT_API_URL": api,
+            "TMPDIR": str(tmp_path),
+        }
         return subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=300)
 
     probe = run("dead", "-c", "")
