@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -31,7 +32,17 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from tasks.process import PROJECT, free_port
 from tests.small import SMALL
 
-STUDY = " ".join(SMALL)
+STUDY = " ".join(
+    [
+        *SMALL,  # and less still: of two settings of one name the later counts
+        *("--world.trunk.steps", "20", "--world.teacher.steps", "50", "--world.reward.steps", "5"),
+        *("--world.responder_a.steps", "20", "--world.responder_b.steps", "10", "--world.responder_c.steps", "5"),
+        *("--world.questions_per_subject", "4", "--world.questions", "6", "--filter.min_words", "3"),
+        *("--generation.rows", "40", "--generation.rows_per_shard", "8", "--evaluation.answer_rows", "2"),
+        *("--filter.train_rows", "8", "--filter.val_rows", "2", "--preference.pairs", "6"),
+        *("--preference.train_pairs", "4", "--preference.val_pairs", "1"),
+    ]
+)
 
 COLAB = '''
 """What the notebook uses of Colab; calls are kept in the file COLAB_CALLS."""
@@ -43,8 +54,8 @@ def keep(*call):
 
 class drive:
     def mount(path):
-        keep("mount", path, sorted(os.listdir(pathlib.Path(path).parent)))
         if not os.path.lexists(path):
+            keep("mount", sorted(os.listdir(pathlib.Path(path).parent)))
             os.symlink(os.environ["COLAB_DRIVE"], path)
 
 class files:
@@ -69,7 +80,7 @@ class output:
 UV = """#!{python}
 import json, os, pathlib, subprocess, sys
 with open(os.environ["COLAB_CALLS"], "a") as file:
-    file.write(json.dumps(["uv", *sys.argv[1:]]) + "\\n")
+    file.write(json.dumps(["uv", os.environ.get("UV_TORCH_BACKEND"), *sys.argv[1:]]) + "\\n")
 if sys.argv[1] == "venv":
     subprocess.run([{python!r}, "-m", "venv", "--without-pip", sys.argv[-1]], check=True)
 else:
@@ -109,7 +120,6 @@ class Colab:
     place: Path
     outer: Path
     machines: int = 0
-    kernel: int = 0
     port: int = 0
     servers: list[int] = field(default_factory=list)
 
@@ -122,9 +132,14 @@ class Colab:
         """`/content` of the machine that is there now."""
         return self.place / f"machine-{self.machines}"
 
+    @property
+    def own(self) -> Path:
+        """What this test keeps of that machine."""
+        return self.place / f"machine-{self.machines}-own"
+
     def calls(self, name: str) -> list[list[Any]]:
         """What was asked of Colab and of uv on this machine."""
-        lines = (self.content.parent / f"calls-{self.machines}").read_text().splitlines()
+        lines = (self.own / "calls").read_text().splitlines()
         return [call[1:] for call in map(json.loads, lines) if call[0] == name]
 
     def new_machine(self) -> None:
@@ -132,8 +147,17 @@ class Colab:
         self.content.mkdir()
         (self.place / "drive" / "MyDrive").mkdir(parents=True, exist_ok=True)
 
-    def run_all(self, home: Path = PROJECT, driver: str = "", uploads: str = "", **fields: str) -> list[str]:
+    def run_all(
+        self, home: Path = PROJECT, cells: int = 8, gpu: str = "", uploads: str = "", **fields: str
+    ) -> list[str]:
         """Run the notebook's cells from top to bottom.
+
+        Args:
+            home: where the kernel starts.
+            cells: number of cells of code to run.
+            gpu: memory and driver as nvidia-smi tells them; empty where there is none.
+            uploads: files that the student chooses when asked.
+            fields: values of the form.
 
         Returns:
             what each cell of code printed or showed.
@@ -143,35 +167,35 @@ class Colab:
             DeadKernelError: the machine was killed.
         """
         notebook = nbformat.read(PROJECT / "colab.ipynb", as_version=4)
-        cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+        notebook.cells = code = [cell for cell in notebook.cells if cell.cell_type == "code"][:cells]
         for name, value in fields.items():
-            line = next(line for line in cells[0].source.splitlines() if line.startswith(f"{name} = "))
+            line = next(line for line in code[0].source.splitlines() if line.startswith(f"{name} = "))
             assert "# @param" in line, "a field of the form"
-            cells[0].source = cells[0].source.replace(line, f"{name} = {value!r}")
-        for cell in cells:
+            code[0].source = code[0].source.replace(line, f"{name} = {value!r}")
+        for cell in code:
             cell.source = cell.source.replace("/content", str(self.content)).replace("4200", str(self.port))
         broken = next(self.outer.glob("lib/*/site-packages"))
-        write(self.content / "bin" / "nvidia-smi", f"#!/bin/sh\n{f'echo {driver}' if driver else 'exit 9'}\n")
-        (self.content / "bin" / "nvidia-smi").chmod(0o755)
+        write(self.own / "bin" / "nvidia-smi", f"#!/bin/sh\n{f'echo {gpu}' if gpu else 'echo failed; exit 9'}\n")
+        (self.own / "bin" / "nvidia-smi").chmod(0o755)
         environment = {name: value for name, value in os.environ.items() if name not in ("PREFECT_API_URL", "HF_TOKEN")}
         environment |= {
-            "PATH": f"{self.outer}/bin:{self.content}/bin:{os.environ['PATH']}",
+            "PATH": f"{self.outer}/bin:{self.own}/bin:{os.environ['PATH']}",
             "PYTHONPATH": str(broken),
             "UV_SYSTEM_PYTHON": "true",
             "UV_CONSTRAINT": "/backend-container/containers/requirements.constraints",
-            "COLAB_CALLS": str(self.place / f"calls-{self.machines}"),
+            "COLAB_CALLS": str(self.own / "calls"),
             "COLAB_DRIVE": str(self.place / "drive"),
             "COLAB_UPLOADS": uploads,
-            "PREFECT_HOME": str(self.content / "prefect"),
-            "IPYTHONDIR": str(self.content / "ipython"),
+            "PREFECT_HOME": str(self.own / "prefect"),
+            "IPYTHONDIR": str(self.own / "ipython"),
         }
-        kernels = self.content / "kernels"
+        kernels = self.own / "kernels"
         argv = [str(self.outer / "bin" / "python"), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
         write(kernels / "python3" / "kernel.json", json.dumps({"argv": argv, "display_name": "", "language": "python"}))
         manager = AsyncKernelManager(
             kernel_name="python3",
             kernel_spec_manager=KernelSpecManager(kernel_dirs=[str(kernels)]),
-            connection_file=str(self.content / "connection.json"),
+            connection_file=str(self.own / "connection.json"),
         )
         client = NotebookClient(
             notebook, km=manager, timeout=600, coalesce_streams=True, resources={"metadata": {"path": str(home)}}
@@ -180,12 +204,14 @@ class Colab:
             client.execute(cleanup_kc=True, env=environment)
         finally:
             self.servers += processes(f"prefect server start --host 127.0.0.1 --port {self.port}")
-        return [told(cell) for cell in cells]
+        return [told(cell) for cell in code]
 
-    def kill(self) -> None:
-        """End the machine: every process at once, no goodbye."""
-        for process in processes(str(self.content), str(self.study)):
-            psutil.Process(process).kill()
+    def kill_when(self, time_has_come: Callable[[], bool]) -> None:
+        """End the machine's processes with no goodbye."""
+        while not time_has_come():
+            time.sleep(0.05)
+        for pid in processes(str(self.content)):
+            os.kill(pid, signal.SIGKILL)
 
 
 def told(cell: Any) -> str:
@@ -217,31 +243,22 @@ def colab(tmp_path: Path, outer: Path) -> Iterator[Colab]:
 def test_sessions_on_colab(colab: Colab) -> None:
     """Killed in the middle, gone on with on another machine, then nothing to do; Colab's packages are not touched."""
     packages = [colab.outer / "bin" / "python", "-m", "pip", "freeze", "--all"]
-    before = subprocess.check_output(packages)
+    before = subprocess.check_output(packages, stderr=subprocess.DEVNULL)
 
-    def killer() -> None:
-        wait_until(lambda: any((colab.study / ".state" / "rows").rglob("*.jsonl")))
-        colab.kill()
-
-    thread = threading.Thread(target=killer)
-    thread.start()
+    killer = threading.Thread(target=colab.kill_when, args=[lambda: any(colab.study.glob(".state/rows/**/*.jsonl"))])
+    killer.start()
     with pytest.raises(DeadKernelError):
         colab.run_all(ARGUMENTS=STUDY)
-    thread.join()
-    kept = {
-        path: path.stat().st_mtime_ns
-        for path in colab.study.rglob("*")
-        if path.is_file() and path.suffix == ".safetensors"
-    }
-    assert kept
+    killer.join()
+    kept = {path: path.stat().st_mtime_ns for path in colab.study.glob("**/*.safetensors")}
+    assert kept and not (colab.study / "evaluation").exists()
 
     colab.new_machine()
-    form, _, environment, _, _, study, status, report = colab.run_all(ARGUMENTS=STUDY)
-    assert colab.calls("mount") == [[str(colab.content / "drive"), []]], "first of all, before anything is written"
-    assert "profile demo" in environment and [call[0] for call in colab.calls("uv")] == ["venv", "pip"]
-    assert "Traceback" not in study and "checklist" not in study.lower()[:0]
+    _, _, environment, _, _, study, status, report = colab.run_all(ARGUMENTS=STUDY)
+    assert colab.calls("mount") == [[[]]], "first of all, before anything is written under /content"
+    assert "profile demo" in environment and [call[1] for call in colab.calls("uv")] == ["venv", "pip"]
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
-    assert "report" in status and "partial" not in status and "missing" not in status
+    assert re.search(r"^report +done", status, re.MULTILINE), study + status
     assert "<html" in report
     assert colab.calls("iframe") == colab.calls("window") == [[colab.port, "/runs"]]
     with urllib.request.urlopen(f"http://127.0.0.1:{colab.port}/ui-settings") as answer:
@@ -249,12 +266,61 @@ def test_sessions_on_colab(colab: Colab) -> None:
     assert colab.calls("secret") == []
 
     assert "Nothing to do" in colab.run_all(ARGUMENTS=STUDY)[5]
-    assert [call[0] for call in colab.calls("uv")] == ["venv", "pip"], "the environment is made once a session"
-    assert subprocess.check_output(packages) == before
+    assert [call[1] for call in colab.calls("uv")] == ["venv", "pip"], "the environment is made once a session"
+    assert subprocess.check_output(packages, stderr=subprocess.DEVNULL) == before
 
 
-def wait_until(happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 300
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+@pytest.mark.parametrize(
+    ("gpu", "profile", "project", "backend"),
+    [
+        ("", "demo", ".", "cpu"),
+        ("15360, 550.54.15", "t4", ".", "cu126"),
+        ("15360, 580.95.05", "t4", ".", None),
+        ("40960, 580.95.05", "a100", ".[vllm,kernels]", None),
+    ],
+)
+def test_the_gpu_chooses_profile_packages_and_torch(
+    colab: Colab, gpu: str, profile: str, project: str, backend: str | None
+) -> None:
+    assert f"profile {profile}," in colab.run_all(cells=4, gpu=gpu)[2]
+    venv, install = colab.calls("uv")
+    assert install[0] == backend and install[-4:] == ["-c", "constraints.txt", "-e", project]
+    assert (colab.calls("secret") == [["HF_TOKEN"]]) == (profile != "demo")
+    assert "profile smol," in colab.run_all(cells=4, gpu=gpu, PROFILE="smol")[2]
+
+
+def test_a_notebook_without_its_project_says_what_to_do(colab: Colab, tmp_path: Path) -> None:
+    (home := tmp_path / "home").mkdir()
+    with pytest.raises(CellExecutionError) as stopped:
+        colab.run_all(home, cells=2)
+    told = stopped.value.traceback.split("------------------")[-1]
+
+    (line,) = told.strip().splitlines()
+    assert "REPOSITORY" in line and "Drive" in line
+    repository = tmp_path / "repository"
+    write(repository / "flows" / "full_pipeline.py", "first")
+    git = ["git", "-C", str(repository), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *words], check=True)
+    colab.run_all(home, cells=2, REPOSITORY=str(repository))
+    cloned = colab.content / "synthetic-instruction-tuner" / "flows" / "full_pipeline.py"
+    cloned.write_text("the student's")
+    colab.run_all(home, cells=2, REPOSITORY=str(repository))
+    assert cloned.read_text() == "the student's"
+
+    colab.new_machine()
+    shutil.make_archive(str(home / "tuner-main"), "zip", tmp_path, "repository/flows")
+    colab.run_all(home, cells=2, uploads="tuner-main.zip")
+    assert (colab.content / "repository" / "flows" / "full_pipeline.py").is_file()
+    colab.run_all(home, cells=2)
+
+
+@pytest.mark.parametrize("gpu", ["", "40960, 580.95.05"])
+def test_uv_can_install_what_the_notebook_asks_for(colab: Colab, gpu: str, tmp_path: Path) -> None:
+    """The very command line, and versions that agree; the stand-in only kept it."""
+    colab.run_all(cells=3, gpu=gpu)
+    _, *words = colab.calls("uv")[-1]
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--target", tmp_path / "uv", "uv"], check=True)
+    uv = [tmp_path / "uv" / "bin" / "uv", *words, "--dry-run", "--no-config"]
+    ended = subprocess.run(uv, cwd=PROJECT, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr
