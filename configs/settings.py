@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from configs.world import WorldSettings
 
@@ -344,6 +344,10 @@ class EvaluationSettings(Section):
     """Benchmarks and efficiency measurements (2.5, 1.3)."""
 
     benchmarks: dict[str, BenchmarkSettings] = Field(min_length=1, description="benchmarks by their name here (2.5.1)")
+    task_folders: list[str] = Field(
+        [],
+        description="folders of lm-eval tasks of one's own, which benchmarks may name; from the current folder",
+    )
     batch_size: Positive = Field(description="fixed for every model, since it moves half-precision scores [rows]")
     limit: Positive | None = Field(None, description="questions a task; none takes all [questions]")
     speed_new_tokens: Positive = Field(128, description="length of the inference speed measurement [tokens]")
@@ -364,6 +368,14 @@ class EvaluationSettings(Section):
     human_pairs: Positive = Field(
         50, description="held-out instructions on the page that people rate, the same for every method [instructions]"
     )
+
+    @field_validator("task_folders")
+    @classmethod
+    def _task_folders_are_there(cls, folders: list[str]) -> list[str]:
+        for folder in folders:
+            if not Path(folder).is_dir():
+                raise ValueError(f"there is no folder {folder!r} in {Path.cwd()}")
+        return folders
 
     @model_validator(mode="after")
     def _benchmarks_have_names_of_their_own(self) -> EvaluationSettings:

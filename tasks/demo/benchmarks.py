@@ -9,6 +9,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+from storage.files import read_jsonl
 from tasks.demo.facts import Belief, Entity
 from tasks.demo.lexicon import KINDS, NAMES, PROCEDURES, Procedure, third_person
 from tasks.demo.models import folder
@@ -110,12 +111,13 @@ def write_tasks(world: Path, out: Path) -> list[str]:
         content = {
             "include": str(stock / include),
             "task": name,
-            "dataset_path": "json",
+            "dataset_path": None,
             "dataset_name": None,
-            "dataset_kwargs": {"data_files": {split: str(data / f"{file}.jsonl") for split, file in files.items()}},
+            "dataset_kwargs": {"files": {split: str(data / f"{file}.jsonl") for split, file in files.items()}},
             **changes,
         }
-        (out / f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+        reads = f"custom_dataset: !function {__name__}.{read_splits.__name__}\n"
+        (out / f"{name}.yaml").write_text(reads + yaml.safe_dump(content, sort_keys=False))
 
     subjects = []
     for kind in KINDS:
@@ -134,6 +136,13 @@ def write_tasks(world: Path, out: Path) -> list[str]:
         task(name, f"truthfulqa/truthfulqa_{metric}.yaml", {"validation": "truthfulqa"}, tag=[])
     task(TEXT, "wikitext/wikitext.yaml", {"test": "text"}, training_split=None, validation_split=None)
     return [MMLU, HELLASWAG, ARC, MC1, MC2, TEXT]
+
+
+def read_splits(files: dict[str, str], **_metadata: Any) -> dict[str, Any]:
+    """A task's data from JSON lines, by split; `datasets` itself would read the paths as patterns and URLs."""
+    from datasets import Dataset
+
+    return {split: Dataset.from_list(read_jsonl(Path(path))) for split, path in files.items()}
 
 
 def _ask(form: str, entity: Entity, relation: int) -> str:

@@ -13,6 +13,7 @@ import random
 import statistics
 import time
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from storage.files import fingerprint
@@ -68,28 +69,36 @@ class Evaluator:
         self._config = {"precision": precision, "batch_size": batch_size, "reserved_tokens": reserved_tokens}
 
     def evaluate(
-        self, task: str, tasks_folder: str | None = None, limit: int | None = None, seed: int = 0
+        self,
+        task: str,
+        task_folders: Sequence[str] = (),
+        stock: bool = True,
+        revisions: Mapping[str, str] | None = None,
+        limit: int | None = None,
+        seed: int = 0,
     ) -> dict[str, Any]:
         """Run one benchmark.
 
         Args:
             task: lm-eval task or group.
-            tasks_folder: folder of task YAMLs; none takes lm-eval's own.
+            task_folders: folders of task YAMLs.
+            stock: whether lm-eval's own tasks are known too.
+            revisions: commit by hub data set.
             limit: questions a task, drawn by `seed` and so the same for every model; none takes all.
             seed: of the draw, of few-shot examples and of lm-eval's bootstrap.
 
         Returns:
             `results` in lm-eval's format without clock times, paths and host, `samples` with a row a question
-            (task, doc_id, doc_hash, cluster, metrics, responses), and `seconds`, which is in neither.
+            (task, doc_id, doc_hash, cluster, metrics, responses), and `seconds` that lm-eval took to ask and to score,
+            without loading the task and its data, which are in neither.
         """
         import numpy as np
         import torch
         from lm_eval.evaluator import evaluate
-        from lm_eval.tasks import TaskManager
 
-        started = time.perf_counter()
-        manager = TaskManager(include_path=tasks_folder, include_defaults=tasks_folder is None)
-        loaded = manager.load([task])
+        from tasks.evaluate.tasks import load_tasks
+
+        loaded = load_tasks([task], task_folders, revisions, stock=stock)
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
@@ -97,7 +106,9 @@ class Evaluator:
             if one.get_config("num_fewshot") is None:
                 one.set_config(key="num_fewshot", value=0)
             one.set_fewshot_seed(seed=seed)
+        started = time.perf_counter()
         answers = evaluate(lm=self._lm, task_dict=loaded, samples=_draw(loaded["tasks"], limit, seed), log_samples=True)
+        seconds = time.perf_counter() - started
         samples = _sample_rows(answers["samples"])
         results: dict[str, Any] = {key: answers[key] for key in RESULT_KEYS if key in answers}
         results["configs"] = {
@@ -111,7 +122,7 @@ class Evaluator:
             "questions": len(samples),
             "questions_sha256": fingerprint([[row["task"], row["doc_hash"]] for row in samples], 64),
         }
-        return {"results": _plain(results), "samples": samples, "seconds": time.perf_counter() - started}
+        return {"results": _plain(results), "samples": samples, "seconds": seconds}
 
     def measure_speed(self, prompts: list[str], new_tokens: int, repeats: int) -> dict[str, Any]:
         """Greedy generation of exactly `new_tokens` for all prompts in one batch, timed after a warm-up.

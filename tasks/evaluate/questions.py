@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def read_questions(benchmarks: dict[str, str], tasks_folder: str | None = None) -> dict[str, Any]:
+def read_questions(
+    benchmarks: Mapping[str, str],
+    task_folders: Sequence[str] = (),
+    stock: bool = True,
+    revisions: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """Read every question that the benchmarks would ask, as lm-eval has it.
 
     Args:
         benchmarks: lm-eval task or group, by the benchmark's name here.
-        tasks_folder: folder of task YAMLs; none takes lm-eval's own.
+        task_folders: folders of task YAMLs.
+        stock: whether lm-eval's own tasks are known too.
+        revisions: commit by hub data set.
 
     Returns:
         `questions`: (benchmark, text) of each, once; without the choices where the data or the task tell them apart.
     """
-    from lm_eval.tasks import TaskManager
     from lm_eval.utils import apply_template
 
-    manager = TaskManager(include_path=tasks_folder, include_defaults=tasks_folder is None)
+    from tasks.evaluate.tasks import load_tasks
+
     questions: dict[tuple[str, str], None] = {}
     for name, task in benchmarks.items():
-        for one in manager.load([task])["tasks"].values():
+        for one in load_tasks([task], task_folders, revisions, stock=stock)["tasks"].values():
             # not lm-eval's own method, which reads what the template gives as a Python literal, and fails
             query = one.config.doc_to_decontamination_query or ""
             for doc in one.eval_docs:

@@ -93,13 +93,9 @@ class MethodWork:
         evaluation = self._settings.evaluation
         benchmark = evaluation.benchmarks[name] if name != FORGETTING else evaluation.forgetting
         assert benchmark is not None  # else it is no part
-        with benchmark_tasks(self._settings, self._workspace) as tasks_folder:
+        with benchmark_tasks(self._settings, self._workspace) as known:
             answer = self._pool.call(
-                "evaluate",
-                task=benchmark.task,
-                tasks_folder=tasks_folder,
-                limit=evaluation.limit,
-                seed=self._settings.seed,
+                "evaluate", task=benchmark.task, **known, limit=evaluation.limit, seed=self._settings.seed
             )
         return write_benchmark(folder, name, answer)
 
@@ -117,10 +113,11 @@ class MethodWork:
 
 
 @contextmanager
-def benchmark_tasks(settings: Settings, workspace: Workspace) -> Iterator[str | None]:
-    """Yield the folder of the world's benchmarks as lm-eval tasks, or None where lm-eval has its own."""
+def benchmark_tasks(settings: Settings, workspace: Workspace) -> Iterator[dict[str, Any]]:
+    """Yield where the study's tasks are found, as `load_tasks` takes it: one's own, and the world's or lm-eval's."""
+    own = [str(Path(folder).resolve()) for folder in settings.evaluation.task_folders]
     if not settings.world:
-        yield None
+        yield {"task_folders": own, "stock": True}
         return
 
     from tasks.demo.benchmarks import write_tasks
@@ -128,7 +125,8 @@ def benchmark_tasks(settings: Settings, workspace: Workspace) -> Iterator[str | 
     # a temporary folder: the YAMLs hold absolute paths, which nothing published may
     with TemporaryDirectory(prefix="tasks-") as folder:
         write_tasks(workspace.world, Path(folder))
-        yield folder
+        # lm-eval's own take seconds to find, and only a task of one's own can ask for them
+        yield {"task_folders": [folder, *own], "stock": bool(own)}
 
 
 def evaluate_benchmark(work: MethodWork, part: str) -> dict[str, Any]:

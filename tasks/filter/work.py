@@ -46,7 +46,7 @@ def benchmark_questions(settings: Settings, workspace: Workspace) -> list[Questi
         ChildError: lm-eval cannot read one, which may be that its data cannot be downloaded.
     """
     benchmarks = {name: benchmark.task for name, benchmark in settings.evaluation.benchmarks.items()}
-    with benchmark_tasks(settings, workspace) as tasks_folder:
-        arguments = {"benchmarks": benchmarks, "tasks_folder": tasks_folder}
+    with benchmark_tasks(settings, workspace) as known:
+        arguments = {"benchmarks": benchmarks, **known}
         found = run_in_child("tasks.evaluate.questions:read_questions", arguments, threads=settings.hardware.threads)
     return [Question(*question) for question in found["questions"]]

@@ -145,7 +145,7 @@ def time_lm_eval(settings: Settings, place: Workspace, folder: Path) -> tuple[fl
     shutil.rmtree(folder, ignore_errors=True)
     scores = {}
     started = time.perf_counter()
-    with benchmark_tasks(settings, place) as tasks:
+    with benchmark_tasks(settings, place) as known:
         for method in METHODS:
             adapter = [] if method == BASE else [f"peft={place.adapter(method, settings.seed)}"]
             arguments = ",".join([f"pretrained={base}", f"dtype=float32,max_length={context}", *adapter])
@@ -153,7 +153,14 @@ def time_lm_eval(settings: Settings, place: Workspace, folder: Path) -> tuple[fl
             run(
                 [
                     *("lm_eval", "run", "--model", "hf", "--model_args", arguments, "--tasks", names),
-                    *("--include_path", str(tasks), "--batch_size", str(evaluation.batch_size), "--device", "cpu"),
+                    *(
+                        "--include_path",
+                        known["task_folders"][0],
+                        "--batch_size",
+                        str(evaluation.batch_size),
+                        "--device",
+                        "cpu",
+                    ),
                     *("--output_path", str(folder / method), "--log_samples"),
                 ]
             )

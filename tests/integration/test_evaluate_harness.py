@@ -187,13 +187,13 @@ def evaluators(model: Path, adapters: dict[str, Path | None]) -> Iterator[dict[s
 @pytest.fixture(scope="session")
 def answers(evaluators: dict[str, Any], tasks_folder: Path) -> dict[str, dict[str, Any]]:
     """What each kind answers: every benchmark for those that the whole of this file looks at, two for the others."""
-    folder = str(tasks_folder)
+    known: dict[str, Any] = {"task_folders": [str(tasks_folder)], "stock": False}
     told: dict[str, dict[str, Any]] = {}
     for kind, evaluator in evaluators.items():
         asked = TASKS if kind in STUDIED else ("arc_easy", "truthfulqa_mc2")
-        told[kind] = {task: evaluator.evaluate(task, folder) for task in asked}
+        told[kind] = {task: evaluator.evaluate(task, **known) for task in asked}
         if kind in STUDIED:
-            told[kind]["limited"] = evaluator.evaluate("mmlu", folder, limit=3, seed=5)
+            told[kind]["limited"] = evaluator.evaluate("mmlu", **known, limit=3, seed=5)
     plain: dict[str, dict[str, Any]] = json.loads(json.dumps(told))
     return plain
 
@@ -378,7 +378,9 @@ def test_two_runs_are_byte_identical(
     with ModelProcess(
         "tasks.evaluate.harness:Evaluator", _arguments(model, adapters["prompt_tuning"]), threads=1
     ) as child:
-        again = {task: child.call("evaluate", task=task, tasks_folder=str(tasks_folder)) for task in TASKS}
+        again = {
+            task: child.call("evaluate", task=task, task_folders=[str(tasks_folder)], stock=False) for task in TASKS
+        }
     for task in TASKS:
         write_benchmark(tmp_path / "a", task, answers["prompt_tuning"][task])
         write_benchmark(tmp_path / "b", task, again[task])
@@ -421,7 +423,7 @@ def test_a_task_that_generates_asks_every_kind_of_adapter_right(
             tokens.append(int(_logits(model, adapters[method], tokens)[-1].argmax()))
         expected.append(tokenizer.decode(tokens[start:], skip_special_tokens=True).split("Question:")[0])
     assert any(expected) and len(set(expected)) > 1
-    told = evaluators[method].evaluate("arithmetic", str(tasks_folder))
+    told = evaluators[method].evaluate("arithmetic", [str(tasks_folder)], stock=False)
     assert [row["responses"]["none"] for row in told["samples"]] == [[text] for text in expected]
 
 
