@@ -24,17 +24,17 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
-from configs.settings import Settings
+from configs.settings import BenchmarkSettings, Settings
 from flows.cli import parse_settings
 from storage.files import read_json, read_jsonl, write_json
 from storage.stages import MANIFEST
 from storage.workspace import Workspace
 from tasks.evaluate.harness import _draw
-from tasks.evaluate.results import BASE, FORGETTING, load_json, results_folder
+from tasks.evaluate.results import BASE, FORGETTING, results_folder
 from tasks.evaluate.work import benchmark_tasks
 from tasks.models import model_source
 from tasks.process import PROJECT, ModelProcess, free_port
@@ -295,23 +295,28 @@ def compare(settings: Settings, place: Workspace, folder: Path) -> int:
     names = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
     if own not in names:
         raise SystemExit(f"compare: lm_eval's command takes no {own}")
-    table = [["precision", "benchmark", "questions", "ours", "lm_eval", "apart", "rows apart", "s", "lm_eval s"]]
+    table: list[list[str]] = []
     told: list[dict[str, Any]] = []
     for precision in dict.fromkeys(["fp32", own]):
-        ours = our_scores(settings, place, precision)
+        ours = published_scores(settings, place) if precision == own else fresh_scores(settings, place, precision)
         theirs = their_scores(settings, place, names[precision], folder / f"lm_eval-{precision}")
-        for name, (score, rows, seconds) in ours.items():
-            other, other_rows, other_seconds = theirs[name]
-            assert rows.keys() == other_rows.keys(), f"{name}: not the same questions"
-            differ = sum(abs(rows[key] - other_rows[key]) > 1e-6 for key in rows)
-            told.append(
-                {"precision": precision, "benchmark": name, "questions": len(rows), "ours": score, "lm_eval": other,
-                 "apart": abs(score - other), "rows that differ": differ}
-            )  # fmt: skip
-            table.append(
-                [precision, name, str(len(rows)), f"{score:.6f}", f"{other:.6f}", f"{abs(score - other):.2g}"]
-                + [str(differ), f"{seconds:.1f}", f"{other_seconds:.1f}"]
-            )
+        for name, mine in ours.items():
+            other = theirs[name]
+            assert mine.rows.keys() == other.rows.keys(), f"{name}: not the same questions"
+            line = {
+                "precision": precision,
+                "benchmark": name,
+                "questions": len(mine.rows),
+                "ours": mine.score,
+                "lm_eval": other.score,
+                "apart": abs(mine.score - other.score),
+                "rows apart": sum(abs(mine.rows[key] - other.rows[key]) > 1e-6 for key in mine.rows),
+                "s": mine.seconds,
+                "lm_eval s, all": other.seconds,
+            }
+            told.append(line)
+            table.append([f"{value:.6g}" if isinstance(value, float) else str(value) for value in line.values()])
+    table.insert(0, list(told[0]))
     print_table(table)
     write_json(folder / "compare.json", told)
     far = [row for row in told if row["precision"] == "fp32" and row["apart"] > 1e-6]
@@ -319,82 +324,99 @@ def compare(settings: Settings, place: Workspace, folder: Path) -> int:
     return bool(far)
 
 
-Scores = dict[str, tuple[float, dict[Any, float], float]]
-"""By benchmark: the score, each question's value, seconds."""
+class Score(NamedTuple):
+    """One benchmark of the base model."""
+
+    score: float
+    rows: dict[Any, float]
+    """A number a question, by task, content and place."""
+    seconds: float
 
 
-def measured(settings: Settings) -> dict[str, Any]:
+def measured(settings: Settings) -> dict[str, BenchmarkSettings]:
     """Every benchmark, the general text among them."""
     evaluation = settings.evaluation
     return {**evaluation.benchmarks, **({FORGETTING: evaluation.forgetting} if evaluation.forgetting else {})}
 
 
-def our_scores(settings: Settings, place: Workspace, precision: str) -> Scores:
-    """What the study published in its own precision, or what its evaluator says now in another."""
-    scores: Scores = {}
-    own = precision == settings.models.base.precision
-    if not own:
-        arguments = {
-            "base": model_source(settings.models.base, place),
-            "precision": precision,
-            "batch_size": settings.evaluation.batch_size,
-            "reserved_tokens": settings.tuning.longest_soft_prompt,
+def published_scores(settings: Settings, place: Workspace) -> dict[str, Score]:
+    """What the study published of its base model, in its own precision."""
+    folder = results_folder(place, BASE)
+    return {
+        name: _score(
+            benchmark,
+            {
+                "results": read_json(folder / f"{name}.json"),
+                "samples": read_jsonl(folder / f"{name}.samples.jsonl"),
+                **read_json(folder / f"{name}.seconds.json"),
+            },
+        )
+        for name, benchmark in measured(settings).items()
+    }
+
+
+def fresh_scores(settings: Settings, place: Workspace, precision: str) -> dict[str, Score]:
+    """What the study's evaluator says of the base model in this precision."""
+    arguments = {
+        "base": model_source(settings.models.base, place),
+        "precision": precision,
+        "batch_size": settings.evaluation.batch_size,
+        "reserved_tokens": settings.tuning.longest_soft_prompt,
+    }
+    asked: dict[str, Any] = {"limit": settings.evaluation.limit, "seed": settings.seed}
+    target = "tasks.evaluate.harness:Evaluator"
+    with (
+        ModelProcess(target, arguments, threads=settings.hardware.threads) as model,
+        benchmark_tasks(settings, place) as known,
+    ):
+        return {
+            name: _score(benchmark, model.call("evaluate", task=benchmark.task, **known, **asked))
+            for name, benchmark in measured(settings).items()
         }
-        child = ModelProcess("tasks.evaluate.harness:Evaluator", arguments, threads=settings.hardware.threads)
-    published = results_folder(place, BASE)
-    for name, benchmark in measured(settings).items():
-        if own:
-            answer = {
-                "results": read_json(published / f"{name}.json"),
-                "samples": read_jsonl(published / f"{name}.samples.jsonl"),
-                "seconds": (load_json(published / f"{name}.seconds.json") or {}).get("seconds", 0.0),
-            }
-        else:
-            asked = {"limit": settings.evaluation.limit, "seed": settings.seed}
-            with benchmark_tasks(settings, place) as known:
-                answer = child.call("evaluate", task=benchmark.task, **known, **asked)
-        rows = {(row["task"], row["doc_hash"], row["doc_id"]): row["metrics"] for row in answer["samples"]}
-        score = answer["results"]["results"][benchmark.task][f"{benchmark.metric},none"]
-        scores[name] = (score, _values(rows, benchmark.metric), answer["seconds"])
-    if not own:
-        child.close()
-    return scores
 
 
-def their_scores(settings: Settings, place: Workspace, dtype: str, folder: Path) -> Scores:
-    """`lm_eval run` on the same questions, once for each benchmark."""
+def _score(benchmark: BenchmarkSettings, answer: dict[str, Any]) -> Score:
+    rows = {(row["task"], row["doc_hash"], row["doc_id"]): row["metrics"] for row in answer["samples"]}
+    score = answer["results"]["results"][benchmark.task][f"{benchmark.metric},none"]
+    return Score(score, _values(rows, benchmark.metric), answer["seconds"])
+
+
+def their_scores(settings: Settings, place: Workspace, dtype: str, folder: Path) -> dict[str, Score]:
+    """`lm_eval run` on the same questions, in one command; its seconds are those of all, loading included."""
     from tasks.evaluate.tasks import load_tasks
 
-    base = Path(model_source(settings.models.base, place))
+    base, benchmarks = Path(model_source(settings.models.base, place)), measured(settings)
     context = read_json(base / "config.json")["max_position_embeddings"] - settings.tuning.longest_soft_prompt
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    scores: Scores = {}
+    names = [benchmark.task for benchmark in benchmarks.values()]
     with benchmark_tasks(settings, place) as known:
-        for name, benchmark in measured(settings).items():
-            loaded = load_tasks([benchmark.task], known["task_folders"], stock=known["stock"])["tasks"]
-            drawn = _draw(loaded, settings.evaluation.limit, settings.seed)
-            out = folder / name
-            command = [
-                *(sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--tasks", benchmark.task),
-                *("--model_args", f"pretrained={base},dtype={dtype},max_length={context}"),
-                *("--batch_size", str(settings.evaluation.batch_size), "--log_samples", "--output_path", str(out)),
-                *(["--samples", json.dumps(drawn)] if drawn else []),
-                *(["--include_path", *known["task_folders"]] if known["task_folders"] else []),  # it takes one
-                *("--seed", str(settings.seed)),
-            ]
-            began = time.monotonic()
-            if not any(out.rglob("results_*.json")):
-                ended = subprocess.run(command, env=os.environ | {"PATH": path}, capture_output=True, text=True)
-                if ended.returncode:
-                    raise RuntimeError(f"lm_eval run {benchmark.task} failed:\n{ended.stderr[-3000:]}")
-            seconds = time.monotonic() - began
-            results = read_json(next(out.rglob("results_*.json")))["results"]
-            rows = {}
-            for file in out.rglob("samples_*.jsonl"):
-                task = file.name.removeprefix("samples_").rpartition("_")[0]
-                rows |= {(task, row["doc_hash"], row["doc_id"]): row for row in read_jsonl(file)}
-            score = results[benchmark.task][f"{benchmark.metric},none"]
-            scores[name] = (score, _values(rows, benchmark.metric), seconds)
+        loaded = load_tasks(names, known["task_folders"], stock=known["stock"])["tasks"]
+        drawn = _draw(loaded, settings.evaluation.limit, settings.seed)
+        command = [
+            *(sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--tasks", ",".join(names)),
+            # no question is as long as 2,048 tokens, and general text is read in windows of as many
+            *("--model_args", f"pretrained={base},dtype={dtype},max_length={min(context, 2048)}"),
+            *("--batch_size", str(settings.evaluation.batch_size), "--seed", str(settings.seed)),
+            *("--log_samples", "--output_path", str(folder)),
+            *(["--samples", json.dumps(drawn)] if drawn else []),
+            *(["--include_path", *known["task_folders"]] if known["task_folders"] else []),  # it takes one
+        ]
+        began = time.monotonic()
+        ended = subprocess.run(command, capture_output=True, text=True)
+        seconds = time.monotonic() - began
+    if ended.returncode:
+        raise RuntimeError(f"lm_eval run failed:\n{ended.stderr[-3000:]}")
+    newest = max(folder.rglob("results_*.json"))
+    results = read_json(newest)
+    rows: dict[str, dict[Any, dict[str, Any]]] = defaultdict(dict)
+    for file in newest.parent.glob(newest.name.replace("results_", "samples_*_") + "l"):
+        task = file.name.removeprefix("samples_").rpartition("_")[0]
+        rows[task] = {(task, row["doc_hash"], row["doc_id"]): row for row in read_jsonl(file)}
+    scores = {}
+    for name, benchmark in benchmarks.items():
+        parts = results["group_subtasks"].get(benchmark.task) or [benchmark.task]
+        own = {key: row for part in parts for key, row in rows[part].items()}
+        score = results["results"][benchmark.task][f"{benchmark.metric},none"]
+        scores[name] = Score(score, _values(own, benchmark.metric), seconds)
     return scores
 
 
