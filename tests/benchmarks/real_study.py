@@ -117,14 +117,15 @@ class Sampler(threading.Thread):
 
 
 def run_study(settings: Settings, place: Workspace, folder: Path, options: argparse.Namespace) -> int:
-    """Start, kill and start again until the study ends well; 0, 1 after too many failures, or `STOPPED`."""
+    """Start, kill and start again until the study ends well; its exit code, or `STOPPED`."""
     deadline = time.monotonic() + options.seconds_limit
     record = folder / "record.json"
     runs: list[dict[str, Any]] = read_json(record) if record.is_file() else []
     sampler = Sampler(folder / "samples.jsonl")
     sampler.start()
     try:
-        while (code := _outcome(runs)) is None:
+        before = len(runs)
+        while (code := _outcome(runs, before)) is None:
             killed = [run["killed"] for run in runs if run["killed"] in POINTS]
             waiting = next((name for name in list(POINTS)[: options.kills] if name not in killed), None)
             runs.append(_run_once(settings, place, folder, options.arguments, waiting, deadline, runs))
@@ -140,11 +141,12 @@ def run_study(settings: Settings, place: Workspace, folder: Path, options: argpa
     return code
 
 
-def _outcome(runs: list[dict[str, Any]]) -> int | None:
-    codes = [run["exit code"] for run in runs]
-    if 0 in codes:
+def _outcome(runs: list[dict[str, Any]], before: int) -> int | None:
+    """The study's exit code: 0 once it ended well, 1 after so many failures in a row in this call, else None."""
+    if any(run["exit code"] == 0 for run in runs):
         return 0
-    return 1 if len(codes) >= FAILURES and all(code not in (None, -9) for code in codes[-FAILURES:]) else None
+    last = runs[before:][-FAILURES:]
+    return 1 if len(last) == FAILURES and not any(run["killed"] for run in last) else None
 
 
 def _run_once(
@@ -270,7 +272,8 @@ def _report(settings: Settings, place: Workspace, folder: Path, runs: list[dict[
         for path in sorted(place.evaluation.rglob("*"))
         if path.is_file() and not {"results", "answers"} & {*path.relative_to(place.evaluation).parts}
     }
-    print_table([["deliverable", "bytes"], *([name, f"{size:,}"] for name, size in files.items())])
+    if files:
+        print_table([["deliverable", "bytes"], *([name, f"{size:,}"] for name, size in files.items())])
     print(f"stages not done: {', '.join(unpublished) or 'none'}")
     write_json(folder / "study.json", {"stages": stages, "runs": runs, "deliverables": files, "not done": unpublished})
 
