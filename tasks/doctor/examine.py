@@ -94,7 +94,9 @@ def examine(settings: Settings, workspace: Workspace) -> list[Check]:
     if not told["cuda"]:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a GPU that torch cannot use is none, for whoever counts them
     try:
-        pin_data_sets(told["data_sets"], workspace)
+        pin_data_sets(
+            {task: names for task, names in told["data_sets"].items() if names or not settings.world}, workspace
+        )
         pinned = commits(workspace)["dataset"]
         if read := sorted({name for names in told["data_sets"].values() for name in names}):
             checks.append(Check("data sets", "ok", ", ".join(f"{name} at {pinned[name][:7]}" for name in read)))

@@ -2,11 +2,13 @@
 
     python -m tests.benchmarks.evaluation command --study workspace     # a finished demo study; some minutes
     python -m tests.benchmarks.evaluation rows --shape llama-3.2-3b     # questions a second, for projections
+    python -m tests.benchmarks.evaluation forgetting --shape llama-3.2-3b --task-folder TASKS --task real_wikitext
 
 `command`: one side is `python -m flows.evaluate` as a user types it, server and processes included, without the two
 measurements that lm-eval does not make (speed, general text). The other is `lm_eval run`, once a model. Both get the
 same cores, in turns, and their scores are compared. `rows`: random answers of about 100 tokens with their questions, as
-those of the four benchmarks have, go through the evaluator's model as lm-eval sends them.
+those of the four benchmarks have, go through the evaluator's model as lm-eval sends them. `forgetting`: whole pages, on
+each GPU profile's share of memory, by a model of that shape whose context is 131,072 tokens.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.settings import Settings, load_settings
-from storage.files import read_json
+from storage.files import read_json, write_json
 from storage.workspace import Workspace
 from tasks.evaluate.results import BASE, METHODS, results_folder
 from tasks.evaluate.work import benchmark_tasks
@@ -44,16 +46,20 @@ WITHOUT = {
 def main() -> int:
     """Run one comparison and print its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["command", "rows"])
+    parser.add_argument("what", choices=["command", "rows", "forgetting"])
     parser.add_argument("--study", type=Path, help="command: workspace of a finished demo study; left untouched")
     parser.add_argument("--repeats", type=int, default=3, help="command: rounds, each of both sides")
     parser.add_argument("--shape", default="tiny", choices=["llama-3.2-3b", "tiny"], help="rows: the model's shape")
     parser.add_argument("--rows", type=int, default=1024, help="rows: answers to score")
     parser.add_argument("--tokens", type=int, default=100, help="rows: mean length of one with its question [tokens]")
+    parser.add_argument("--task-folder", help="forgetting: folder of a task that reads general text from this machine")
+    parser.add_argument("--task", default="real_wikitext", help="forgetting: the task")
+    parser.add_argument("--pages", type=int, default=8, help="forgetting: pages of it")
     options = parser.parse_args()
     if options.what == "command" and options.study is None:
         parser.error("command: --study is needed, the workspace of a finished demo study")
-    print_table(compare_rows(options) if options.what == "rows" else compare_commands(options))
+    compare = {"rows": compare_rows, "forgetting": compare_memory, "command": compare_commands}
+    print_table(compare[options.what](options))
     return 0
 
 
@@ -131,6 +137,50 @@ def time_rows(base: str, precision: str, batch_size: int, rows: int, tokens: int
     total = sum(len(context) + len(answer) for _, context, answer in requests)
     peak = f"{torch.cuda.max_memory_allocated() / 1e9:.1f}" if torch.cuda.is_available() else "-"
     return {"cells": [f"{rows / seconds:,.1f}", f"{total / seconds:,.0f}", peak]}
+
+
+def compare_memory(options: argparse.Namespace) -> list[list[str]]:
+    """Pages of general text under the memory of each profile's card."""
+    lines = [["profile", "precision", "cap [GB]", "pages", "seconds", "bits a byte", "peak GB"]]
+    with tempfile.TemporaryDirectory(prefix="evaluation-benchmark-") as folder:
+        dtype = "float32" if options.shape == "tiny" else "bfloat16"
+        job = {"folder": folder, "shape": options.shape, "dtype": dtype}
+        base = run_in_child("tests.benchmarks.tuning:built", job, threads=4)["path"]
+        config = Path(base) / "config.json"
+        write_json(config, read_json(config) | {"max_position_embeddings": 131_072})
+        for profile in ("t4", "a100"):
+            settings = load_settings(profile)
+            asked = {
+                "base": base,
+                "precision": settings.models.base.precision if options.shape != "tiny" else "fp32",
+                "batch_size": settings.evaluation.batch_size,
+                "memory_gb": settings.hardware.memory_gb,
+                "task": options.task,
+                "task_folder": str(Path(options.task_folder).resolve()),
+                "pages": options.pages,
+            }
+            told = run_in_child("tests.benchmarks.evaluation:read_pages", asked, threads=4)
+            lines.append([profile, asked["precision"], f"{asked['memory_gb']:g}", *told["cells"]])
+    return lines
+
+
+def read_pages(
+    base: str, precision: str, batch_size: int, memory_gb: float, task: str, task_folder: str, pages: int
+) -> dict[str, Any]:
+    """In a child: every page of a task, with no more memory than a card has."""
+    import torch
+
+    from tasks.evaluate.harness import Evaluator
+
+    cuda = torch.cuda.is_available()
+    if cuda:
+        whole = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, memory_gb * 1e9 / whole))
+    evaluator = Evaluator(base, precision=precision, batch_size=batch_size, reserved_tokens=20)
+    answer = evaluator.evaluate(task, [task_folder], stock=False, limit=pages)
+    peak = f"{torch.cuda.max_memory_reserved() / 1e9:.1f}" if cuda else "-"
+    bits = answer["results"]["results"][task]["bits_per_byte,none"]
+    return {"cells": [str(len(answer["samples"])), f"{answer['seconds']:.1f}", f"{bits:.3f}", peak]}
 
 
 def listed(seconds: list[float]) -> str:
