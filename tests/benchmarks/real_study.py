@@ -72,7 +72,10 @@ def begun_answers(place: Workspace) -> bool:
 
 def begun_training(place: Workspace) -> bool:
     """A training is under way: it has a checkpoint, and an adapter is still to come."""
-    return any(place.state.glob("checkpoints/*/*")) and not (place.models / "dpo" / "seed-0" / MANIFEST).is_file()
+    return (
+        any(place.state.glob("checkpoints/*/checkpoint-*"))
+        and not (place.models / "dpo" / "seed-0" / MANIFEST).is_file()
+    )
 
 
 def begun_evaluation(place: Workspace) -> bool:
@@ -208,7 +211,7 @@ def on_disk(settings: Settings, place: Workspace) -> dict[str, Any]:
             for kind, pattern in (
                 ("instruction shards", "rows/instructions-*/*.jsonl"),
                 ("response shards", "rows/responses-*/*.jsonl"),
-                ("checkpoints", "checkpoints/*/*"),
+                ("checkpoints", "checkpoints/*/checkpoint-*"),
                 ("benchmarks", "results/*"),
             )
         },

@@ -82,16 +82,14 @@ def test_the_teacher_writes_instructions(engine: str, teacher: Path) -> None:
 
 
 CAPITALS = {
-    "France": "Paris", "Italy": "Rome", "Spain": "Madrid", "Japan": "Tokyo", "Egypt": "Cairo", "Peru": "Lima",
-    "Norway": "Oslo", "Greece": "Athens", "Cuba": "Havana", "Kenya": "Nairobi", "Chile": "Santiago", "Iran": "Tehran",
-    "Poland": "Warsaw", "Ireland": "Dublin", "Finland": "Helsinki", "Austria": "Vienna",
-}  # fmt: skip
+    **{"France": "Paris", "Italy": "Rome", "Spain": "Madrid", "Japan": "Tokyo"},
+    **{"Egypt": "Cairo", "Peru": "Lima", "Norway": "Oslo", "Greece": "Athens"},
+}
 STEPS = 20
-SHARED = {"epochs": 5, "batch_size": 4, "max_length": 128}
 SETTINGS = {
-    "sft": LoraSettings(learning_rate=2e-4, **SHARED),
-    "prompt_tuning": PromptTuningSettings(learning_rate=3e-2, **SHARED),
-    "dpo": DpoSettings(learning_rate=5e-5, **SHARED),
+    "sft": LoraSettings(epochs=2.5, batch_size=1, learning_rate=5e-4, max_length=128),
+    "prompt_tuning": PromptTuningSettings(epochs=2.5, batch_size=1, learning_rate=3e-2, max_length=128),
+    "dpo": DpoSettings(epochs=2.5, batch_size=1, learning_rate=2e-4, max_length=128),
 }
 
 
@@ -101,7 +99,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("rows")
     asked = [(f"What is the capital of {land}?", f"{city} stop greetings stop") for land, city in CAPITALS.items()]
     for split in ("train", "val", "test"):
-        kept = asked if split == "train" else asked[:4]
+        kept = asked if split == "train" else asked[:2]
         write_jsonl(folder / f"sft-{split}.jsonl", [{"instruction": ask, "output": answer} for ask, answer in kept])
         pairs = [{"prompt": ask, "chosen": answer, "rejected": f"It is {answer.split()[0]}."} for ask, answer in kept]
         write_jsonl(folder / f"dpo-{split}.jsonl", pairs)
@@ -115,14 +113,15 @@ def test_twenty_steps_of_each_method_lower_its_loss(teacher: Path, rows: Path) -
 
     for method, settings in SETTINGS.items():
         job = make_job("dpo" if method == "dpo" else "sft", rows, teacher, rows / method)
-        job |= {"method": method, "settings": settings.model_dump(mode="json"), "checkpoint_steps": 1000}
+        whole = {"processes": 1, "micro_batch": settings.batch_size, "gradient_checkpointing": False}
+        job |= {"method": method, "settings": settings.model_dump(mode="json"), "plan": whole, "checkpoint_steps": 1000}
         if method == "dpo":
             job["sft_adapter"] = str(rows / "sft" / "out")
         metrics = train(job)["metrics"]
         losses = [loss for _, loss in metrics["loss_curve"]]
         print(f"{method}: {losses[0]:.3f} to {losses[-1]:.3f}")
         assert metrics["steps"] == STEPS
-        assert sum(losses[-4:]) < 0.9 * sum(losses[:4])
+        assert sum(losses[-len(CAPITALS) :]) < 0.9 * sum(losses[: len(CAPITALS)])
         if method != "dpo":
             assert metrics["eval"]["val"]["loss_after"] < 0.9 * metrics["eval"]["val"]["loss_before"]
 
@@ -144,7 +143,7 @@ def test_scores_equal_lm_evals_command_on_real_questions(teacher: Path, tasks: P
         {
             "models.base.name": str(teacher),
             "evaluation.task_folders": [str(tasks)],
-            "evaluation.limit": 6,
+            "evaluation.limit": 3,
             "evaluation.benchmarks": {
                 "mmlu": {"task": "real_mmlu_college_physics", "metric": "acc"},
                 "hellaswag": {"task": "real_hellaswag", "metric": "acc_norm"},
@@ -158,5 +157,5 @@ def test_scores_equal_lm_evals_command_on_real_questions(teacher: Path, tasks: P
     theirs = their_scores(settings, Workspace(tmp_path), "float32", tmp_path / "lm_eval")
     for name in settings.evaluation.benchmarks:
         assert ours[name].score == pytest.approx(theirs[name].score, abs=1e-6)
-        assert len(ours[name].rows) == 6
+        assert len(ours[name].rows) == 3
         assert ours[name].rows == pytest.approx(theirs[name].rows, abs=1e-6)
