@@ -25,7 +25,7 @@ from configs.settings import Settings, SettingsError, is_path, profile_file
 from flows.cli import DONE, FAILED, INTERRUPTED, WRONG_SETTINGS, parse, show_warnings
 from storage.files import fingerprint
 from storage.lock import only_one
-from storage.workspace import Workspace, WorkspaceError
+from storage.workspace import Workspace, WorkspaceError, unreachable
 from tasks.generate.nights import Asked, Plan, keep_plan, plan_lines, read_nights, read_plan
 from tasks.progress import stage_progress
 from tasks.stages import study_stages
@@ -69,7 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return WRONG_SETTINGS
     except Exception as error:  # noqa: BLE001 - the one place where a failure becomes an exit code
-        print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
+        gone = unreachable(workspace.root)
+        print(f"\n{gone or f'{type(error).__name__}: {error}'}", file=sys.stderr)
         print("What was finished is kept. Run the same command again to go on.", file=sys.stderr)
         return FAILED
 

@@ -248,6 +248,7 @@ def _evaluate_stage(method: str, seed: int, settings: Settings, workspace: Works
         return read
 
     elsewhere = {"permutations", "alpha", "power", "answer_rows", "answer_max_new_tokens", "human_pairs"}
+    elsewhere |= {"task_folders"}  # known by what lies in them, wherever they lie
     own = settings.evaluation.model_dump(mode="json", exclude=elsewhere) | {
         "seed": settings.seed,  # of the questions drawn: the same for every model
         "reserved_tokens": settings.tuning.longest_soft_prompt,
