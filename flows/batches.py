@@ -17,7 +17,7 @@ from prefect import Task
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.futures import PrefectConcurrentFuture
 from prefect.task_runners import ThreadPoolTaskRunner
-from prefect.utilities.annotations import quote
+from prefect.utilities.annotations import allow_failure, quote
 from tqdm import tqdm
 
 from tasks.process import ChildError, end_children
@@ -56,7 +56,7 @@ class Unit:
         size: how much of the stage's progress it is.
         progress: share of it that is done while it runs, from 0 to 1.
         note: a few words on how it goes while it runs, shown beside the progress.
-        after: names of units listed before it that must have ended.
+        after: names of units listed before it that must have ended, well or not.
     """
 
     name: str
@@ -254,7 +254,9 @@ def _submit(
     task: Task[..., Any], unit: Unit, after: Sequence[PrefectConcurrentFuture[Any]], *, refresh: bool
 ) -> PrefectConcurrentFuture[Any]:
     named = task.with_options(task_run_name=unit.name, refresh_cache=refresh)
-    return named.submit(unit_key=unit.key, arguments=quote(unit.arguments), wait_for=after)  # type: ignore[return-value]
+    return named.submit(
+        unit_key=unit.key, arguments=quote(unit.arguments), wait_for=[allow_failure(future) for future in after]
+    )  # type: ignore[return-value]
 
 
 def _partial(running: Sequence[tuple[Unit, PrefectConcurrentFuture[Any]]]) -> float:

@@ -6,6 +6,7 @@ Run alone: `python -m flows.evaluate --profile demo`.
 from __future__ import annotations
 
 import sys
+from itertools import product
 from pathlib import Path
 
 from prefect import flow
@@ -14,6 +15,7 @@ from configs.settings import Settings
 from flows.batches import Unit, at_once, run_units
 from flows.cli import run
 from storage.workspace import Workspace
+from tasks.evaluate.results import MEASURE_SPEED, evaluation_parts
 from tasks.evaluate.work import MethodWork, evaluate_benchmark, fetch_benchmarks
 from tasks.models import fetch_models
 from tasks.stages import study_stages
@@ -42,11 +44,14 @@ def evaluate(settings: Settings, workspace: Path) -> None:
     for group in [waiting[i : i + size] for i in range(0, len(waiting), size)]:
         works = [MethodWork(settings, place, stage) for stage in group]
         try:
-            units = [
-                Unit(f"{work.name}-{part}", work.part_key(part), {"work": work, "part": part}, work.check(part))
-                for work in works
-                for part in work.parts
-            ]
+            units: list[Unit] = []
+            for part, work in product(evaluation_parts(settings), works):
+                # the speeds after all else and one after the other: what computes beside them would slow them down
+                before = tuple(unit.name for unit in units) if part == MEASURE_SPEED else ()
+                arguments = {"work": work, "part": part}
+                units.append(
+                    Unit(f"{work.name}-{part}", work.part_key(part), arguments, work.check(part), after=before)
+                )
             label = "evaluate " + " and ".join(work.name for work in works)
             run_units(evaluate_benchmark, units, place.state / "prefect", label, "benchmark", failures=failures)
         finally:
