@@ -54,6 +54,7 @@ class Evaluator:
         """
         from transformers import AutoTokenizer
 
+        from tasks.device import computing_device
         from tasks.evaluate.prefix import SharedPrefixLM
 
         self._model = load_model(base, revision, precision, adapter)
@@ -68,6 +69,7 @@ class Evaluator:
             softmax_dtype="float32",  # bf16 log-probabilities of close choices are often the same number
         )
         self._config = {"precision": precision, "batch_size": batch_size, "reserved_tokens": reserved_tokens}
+        self.device = computing_device()
 
     def evaluate(
         self,

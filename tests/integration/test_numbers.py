@@ -17,6 +17,7 @@ from tasks.engines.reward import ENOUGH, RewardModel
 from tasks.evaluate.answers import Speaker
 from tasks.evaluate.harness import Evaluator
 from tasks.models import ModelError
+from tasks.process import ModelPool
 from tests.tiny import WORDS, build_tiny_model
 
 VIRTUAL_TOKENS = 7
@@ -172,3 +173,11 @@ def test_an_overflowing_model_is_not_evaluated(tiny_model: Path, tmp_path: Path)
             else:
                 with pytest.raises(ModelError, match="overflows in fp16: load it in fp32"):
                     call()
+
+
+def test_what_a_benchmark_was_answered_on_is_on_record(tiny_model: Path) -> None:
+    """The pool tells it to `<benchmark>.seconds.json`; without it 3.1's hours of evaluation are never decided."""
+    arguments = {"base": str(tiny_model), "precision": "fp32", "batch_size": 2}
+    with ModelPool("tasks.evaluate.harness:Evaluator", arguments, threads=1) as pool:
+        pool.call("generate", prompts=["the cat"], new_tokens=1)
+        assert pool.device.keys() == {"device", "device_memory_gb"}
