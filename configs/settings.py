@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -379,7 +380,7 @@ class EvaluationSettings(Section):
     @classmethod
     def _task_folders_are_there(cls, folders: list[str]) -> list[str]:
         for folder in folders:
-            if not Path(folder).is_dir():
+            if not os.path.isdir(folder):  # not `Path.is_dir`, which raises on a dead mount
                 raise ValueError(f"there is no folder {folder!r} in {Path.cwd()}")
         return folders
 
@@ -456,7 +457,8 @@ def load_settings(profile: str, overrides: Mapping[str, Any] | None = None) -> S
     """
     path = profile_file(profile)
     values = _read_profile(path) | {"profile": path.name if is_path(profile) else profile}
-    _OWN_PROFILES[path.name] = path.absolute()
+    if is_path(profile):
+        _OWN_PROFILES[path.name] = path.absolute()
     for key, value in (overrides or {}).items():
         _set(values, key, value)
     try:
@@ -472,8 +474,7 @@ def profile_file(profile: str) -> Path:
         SettingsError: there is none of that name.
     """
     path = Path(profile).expanduser() if is_path(profile) else PROFILE_FOLDER / f"{profile}.yaml"
-    path = path if path.is_file() else _OWN_PROFILES.get(profile, path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # likewise
         raise SettingsError(
             f"--profile: got {profile!r}, takes one of {', '.join(profiles())}, or the path of a .yaml file"
         )
@@ -501,7 +502,8 @@ def _read_profile(path: Path) -> dict[str, Any]:
 
 def study_arguments(settings: Settings) -> list[str]:
     """The command line that gives these settings: the profile, the seed, and what differs from the profile."""
-    own, usual = settings.model_dump(mode="json"), load_settings(settings.profile).model_dump(mode="json")
+    profile = str(_OWN_PROFILES.get(settings.profile, settings.profile))
+    own, usual = settings.model_dump(mode="json"), load_settings(profile).model_dump(mode="json")
     words = ["--profile", settings.profile, "--seed", str(settings.seed)]
     for key, value in _differences(own, usual):
         if key != "seed":

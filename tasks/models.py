@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,8 @@ def world_benchmarks_identity(workspace: Workspace) -> str | None:
 
 def on_the_hub(model: ModelSettings) -> bool:
     """Whether a model is neither the world's nor a local folder's."""
-    return not model.name.startswith(WORLD) and not Path(model.name).is_dir()
+    # not `Path.is_dir`, which raises on a dead mount
+    return not model.name.startswith(WORLD) and not os.path.isdir(model.name)
 
 
 def revision_on_record(model: ModelSettings, workspace: Workspace) -> str | None:

@@ -161,7 +161,7 @@ def examine_disk(models: list[ModelSettings], workspace: Workspace) -> Iterator[
 
 
 def _existing(path: Path) -> Path:
-    return next(folder for folder in (path, *path.parents) if folder.exists())
+    return next(folder for folder in (path, *path.parents) if os.path.exists(folder))  # a dead mount is none
 
 
 def _model_arguments(role: str, settings: Settings, workspace: Workspace) -> dict[str, Any]:

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from configs.settings import Settings, SettingsError, load_settings, profiles, setting_keys, study_arguments
+from configs.settings import (
+    PROFILE_FOLDER,
+    ModelSettings,
+    Settings,
+    SettingsError,
+    load_settings,
+    profiles,
+    setting_keys,
+    study_arguments,
+)
 from flows.cli import parse_settings
+from tasks.models import on_the_hub
 
 
 @pytest.mark.parametrize("profile", profiles())
@@ -137,3 +149,26 @@ def test_a_study_names_the_command_line_that_repeats_it(changes: dict[str, Any])
     again, _ = parse_settings("full_pipeline", "", study_arguments(settings))
     assert again == settings
     assert len(study_arguments(load_settings("demo"))) == 4
+
+
+def test_a_path_that_the_system_cannot_look_at_is_told_as_one_that_is_not_there() -> None:
+    """As on a dead mount, where `Path.is_dir` raises; a name that is too long does so anywhere."""
+    gone = "x" * 300
+    with pytest.raises(SettingsError, match="no folder"):
+        load_settings("demo", {"evaluation.task_folders": [gone]})
+    with pytest.raises(SettingsError, match="path of a .yaml file"):
+        load_settings(f"{gone}.yaml")
+    assert on_the_hub(ModelSettings(name=gone))
+
+
+def test_a_profile_of_ones_own_is_compared_with_its_own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not with another of the same name, in the current folder or among the project's."""
+    values = yaml.safe_load((PROFILE_FOLDER / "smol.yaml").read_text())
+    for folder, seed in (("here", 1), ("there", 2)):
+        (tmp_path / folder).mkdir()
+        changed = values | {"evaluation": values["evaluation"] | {"limit": seed}}
+        (tmp_path / folder / "t4.yaml").write_text(yaml.safe_dump(changed))
+    monkeypatch.chdir(tmp_path / "here")
+    settings = load_settings("../there/t4.yaml")
+    load_settings("t4")
+    assert study_arguments(settings) == ["--profile", "t4.yaml", "--seed", "0"]
