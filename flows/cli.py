@@ -14,6 +14,7 @@ from configs.settings import Settings, SettingsError, load_settings, profiles, s
 from storage.files import sweep_leftovers
 from storage.lock import WorkspaceBusyError, only_one
 from storage.workspace import Workspace, WorkspaceError, default_root, open_workspace, unreachable
+from tasks.hub import commits
 from tasks.tune.methods import check_methods
 
 LEFTOVER_SECONDS = 3600
@@ -105,10 +106,12 @@ def parse(
 
     Raises:
         SettingsError: a wrong option, key, value or profile.
-        WorkspaceError: the workspace cannot be written to.
+        WorkspaceError: the workspace cannot be written to, or its record of the hub's commits not be read.
     """
     settings, options = parse_settings(name, description, arguments, add_options)
-    return settings, open_workspace(options.workspace), options
+    workspace = open_workspace(options.workspace)
+    commits(workspace)  # on which every stage's key depends
+    return settings, workspace, options
 
 
 def parse_settings(

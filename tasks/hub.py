@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from configs.settings import ModelSettings
 from storage.files import fingerprint, read_json, write_json
-from storage.workspace import Workspace
+from storage.workspace import Workspace, WorkspaceError
 
 Kind = Literal["model", "dataset"]
 
@@ -54,20 +54,24 @@ def repository(model: ModelSettings) -> Repository:
 
 
 def commits(workspace: Workspace) -> dict[str, dict[str, str]]:
-    """Commits on record by kind and name."""
+    """Commits on record by kind and name.
+
+    Raises:
+        WorkspaceError: the record was damaged.
+    """
     record = _read_record(workspace)
     return {kind: dict(record.get(kind, {})) for kind in ("model", "dataset")}
 
 
 def _read_record(workspace: Workspace) -> dict[str, Any]:
     try:
-        record: dict[str, Any] = read_json(workspace.hub)
+        record: Any = read_json(workspace.hub)
     except FileNotFoundError:
         return {}
     except ValueError:
-        raise HubError(
-            f"{workspace.hub} cannot be read; put it back, or delete it to take the newest commits"
-        ) from None
+        record = None
+    if not isinstance(record, dict) or not all(isinstance(part, dict) for part in record.values()):
+        raise WorkspaceError(f"{workspace.hub} cannot be read; put it back, or delete it to take the newest commits")
     return record
 
 
@@ -76,7 +80,7 @@ def commit_on_record(wanted: Repository, workspace: Workspace) -> str | None:
     known = commits(workspace)[wanted.kind].get(wanted.asked)
     # studies begun before `hub.json` kept a file for each model, in the folder that is safe to delete
     before = workspace.state / "revisions" / f"{fingerprint([wanted.name, wanted.revision])}.json"
-    if known is None and before.is_file():
+    if known is None and wanted.kind == "model" and before.is_file():
         known = read_json(before)["commit"]
     return known
 
@@ -133,10 +137,11 @@ def download_bytes(wanted: Repository, commit: str) -> int:
     from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
 
     if is_offline_mode():
+        fetch(wanted, commit)
         return 0
     disable_progress_bars()
     try:
-        with _explained(wanted):
+        with _explained(replace(wanted, revision=commit)):
             files: Any = snapshot_download(wanted.name, revision=commit, dry_run=True, **_selected(wanted))
     finally:
         enable_progress_bars()
@@ -156,8 +161,19 @@ def fetch(wanted: Repository, commit: str, *, weights: bool = True) -> Path:
     """
     from huggingface_hub import snapshot_download
 
-    with _explained(wanted):
-        return Path(snapshot_download(wanted.name, revision=commit, **_selected(wanted, weights)))
+    with _explained(replace(wanted, revision=commit)):
+        folder = Path(snapshot_download(wanted.name, revision=commit, **_selected(wanted, weights)))
+    # without the hub, the client is content with whatever the cache has of the commit
+    if weights and wanted.kind == "model" and not _has_weights(folder):
+        raise HubError(_not_given(wanted, "its cache has no weights"))
+    return folder
+
+
+def _has_weights(folder: Path) -> bool:
+    if (folder / "model.safetensors").is_file():
+        return True
+    index = folder / "model.safetensors.index.json"
+    return index.is_file() and all((folder / part).is_file() for part in read_json(index)["weight_map"].values())
 
 
 def _selected(repo: Repository, weights: bool = True) -> dict[str, Any]:
@@ -225,9 +241,18 @@ def _told(wanted: Repository, error: Exception) -> str | None:
         case errors.RepositoryNotFoundError() | errors.HFValidationError():
             there = f"{'neither a folder here nor' if wanted.kind == 'model' else 'not'} a {what} on the hub"
             return f"{wanted.name} is {there} that you can see; check the name, or log in if it is private"
-        case errors.HTTPError() | errors.OfflineModeIsEnabled() | OSError():
+        case OSError(errno=int()):  # this machine's, not the network's
             return (
-                f"the hub did not give {wanted.name} ({type(error).__name__}); check the connection and run the same "
-                f"command again, or {_INSTEAD}"
+                f"the hub's cache cannot keep {wanted.name} ({error.strerror}); free some space, or set HF_HOME to a "
+                "folder that can be written to"
             )
+        case errors.HTTPError() | errors.OfflineModeIsEnabled() | OSError():
+            return _not_given(wanted, type(error).__name__)
     return None
+
+
+def _not_given(wanted: Repository, reason: str) -> str:
+    from huggingface_hub import is_offline_mode
+
+    first = "unset HF_HUB_OFFLINE" if is_offline_mode() else "check the connection"
+    return f"the hub did not give {wanted.name} ({reason}); {first} and run the same command again, or {_INSTEAD}"
