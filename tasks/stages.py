@@ -22,7 +22,7 @@ from tasks.evaluate.results import (
     study_seeds,
 )
 from tasks.evaluate.task_folders import task_folders_identity
-from tasks.hub import data_set_commits
+from tasks.hub import data_set_commits, repository
 from tasks.models import model_identity, world_benchmarks_identity
 from tasks.tune.plan import MEMORY_SETTINGS
 from tasks.tune.rates import chosen_rate
@@ -139,7 +139,7 @@ def study_stages(settings: Settings, workspace: Workspace) -> dict[str, Stage]:
             lambda: {
                 "data/filtered": result_digest(workspace.filtered),
                 "the reward model": model(models.reward),
-                **{f"responder {spec.name}": model(spec) for spec in models.responders},
+                **{f"responder {repository(spec).asked}": model(spec) for spec in models.responders},
             },
         )
     )

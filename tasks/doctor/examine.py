@@ -17,6 +17,7 @@ from configs.settings import ModelSettings, Settings, SettingsError
 from storage.files import fingerprint, read_json, write_bytes, write_json
 from storage.workspace import DRIVE, Workspace
 from tasks.doctor import Check
+from tasks.evaluate.task_folders import task_folders_identity
 from tasks.evaluate.work import benchmark_tasks
 from tasks.hub import (
     HubError,
@@ -27,9 +28,9 @@ from tasks.hub import (
     repository,
     resolve,
 )
-from tasks.models import WORLD, model_source, on_the_hub, revision_on_record
+from tasks.models import WORLD, model_identity, model_source, on_the_hub, revision_on_record
 from tasks.process import ChildError, run_in_child
-from tasks.provenance import hardware
+from tasks.provenance import gpus, hardware
 
 STUDY_GB = 5  # what a study writes into its workspace, checkpoints included (requirement 5.2 without the models)
 
@@ -60,12 +61,15 @@ def require_ready(settings: Settings, workspace: Workspace) -> list[Check]:
 
 
 def _what_is_looked_at(settings: Settings, workspace: Workspace) -> str:
-    """The settings, the machine and what is installed: while they stay, so do the answers."""
+    """Settings, models, tasks, the machine and what is installed: while they stay, so do the answers."""
     packages = sorted(f"{found.name} {found.version}" for found in importlib.metadata.distributions())
-    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    environment = [os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "HF_HOME", "HF_HUB_CACHE")]
     study = settings.model_dump(mode="json", exclude={"generation", "filter", "preference", "targets"})
+    domains = [domain.system_prompt for domain in settings.generation.domains.values()]
+    models = {role: model_identity(model, workspace) for role, model in study_models(settings).items()}
+    tasks = task_folders_identity([Path(folder) for folder in settings.evaluation.task_folders])
     own = str(workspace.root)
-    return fingerprint([study, own, commits(workspace), packages, hardware(), seen, os.environ.get("HF_HOME")])
+    return fingerprint([study, domains, own, commits(workspace), models, tasks, packages, hardware(), environment])
 
 
 def examine(settings: Settings, workspace: Workspace) -> list[Check]:
@@ -91,8 +95,10 @@ def examine(settings: Settings, workspace: Workspace) -> list[Check]:
         except ChildError as error:
             return [*checks, Check("probe", "fail", error.reason)]
     checks += [Check(**check) for check in told["checks"]]
-    if not told["cuda"]:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a GPU that torch cannot use is none, for whoever counts them
+    if not told["cuda"] and gpus():
+        # a GPU that torch cannot use is none, for whoever counts them; this answer is not kept for a process that sees
+        # the GPU, since a new driver changes it
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     try:
         pin_data_sets(
             {task: names for task, names in told["data_sets"].items() if names or not settings.world}, workspace

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from typing import Any
 import pytest
 import yaml
 
-from configs.settings import PROFILE_FOLDER
+from configs.settings import PROFILE_FOLDER, load_settings
 from storage.files import write_jsonl, write_text
+from storage.workspace import Workspace
 from tasks.process import PROJECT, free_port
 from tests.hub import Hub, Repo, running_hub
 from tests.tiny import build_tiny_model
@@ -215,6 +217,33 @@ def test_a_hub_that_does_not_answer_is_told_in_a_line(hub: Hub, profile: Path) -
     assert told.returncode == 1
     lines = [line for line in told.stdout.splitlines() if line.startswith("fail")]
     assert "did not give someone/teacher" in lines[0] and "Traceback" not in told.stdout + told.stderr
+
+
+def test_what_was_looked_at_is_looked_at_again_only_where_it_changed(
+    tiny_model: Path, profile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tasks.doctor.examine import _what_is_looked_at, require_ready
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    place = Workspace(tmp_path / "w")
+    assert require_ready(load_settings("demo"), place) == []
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)  # as the next command has it
+    known = _what_is_looked_at(load_settings("demo"), place)
+    assert list(tmp_path.glob(f"*ready-{known}.json")), "the next command looks again"
+
+    teacher = tmp_path / "teacher"
+    shutil.copytree(tiny_model, teacher)
+    keys = []
+    for change in (
+        lambda: None,
+        lambda: write_text(teacher / "chat_template.jinja", "{{ messages }}"),
+        lambda: write_text(tmp_path / "own tasks" / "legs.yaml", "task: other"),
+        lambda: rewrite(profile, {"generation.domains.open.system_prompt": "Be brief."}),
+    ):
+        change()
+        keys.append(_what_is_looked_at(load_settings(str(profile), {"models.teacher.name": str(teacher)}), place))
+    assert len(set(keys)) == 4
 
 
 THINKS = (

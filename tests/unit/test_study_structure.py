@@ -282,3 +282,16 @@ def test_a_damaged_result_makes_the_report_stale_and_its_repair_again(place: Wor
     gone = read()
     file.write_bytes(content)
     assert len({whole, damaged, gone}) == 3 and read() == whole
+
+
+def test_responders_that_are_two_revisions_of_a_model_are_both_read(tmp_path: Path) -> None:
+    place, asked = Workspace(tmp_path), ["a/one@v1", "a/one@v2", "a/two"]
+    keys = set()
+    for first in ("c1", "c3"):
+        write_json(place.hub, {"model": dict(zip(asked, [first, "c2", "c4"], strict=True))})
+        models = [
+            {"name": name, "revision": revision or None} for name, _, revision in (a.partition("@") for a in asked)
+        ]
+        stage = study_stages(load_settings("smol", {"models.responders": models}), place)["prefer"]
+        keys.add(repr({name: digest for name, digest in stage.inputs().items() if name.startswith("responder")}))
+    assert len(keys) == 2
