@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,18 @@ def _data_files(path: Path) -> Iterator[str]:
         task = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, ValueError, yaml.YAMLError):
         return  # the doctor says what is wrong with it
-    for text in _strings(task.get("dataset_kwargs") if isinstance(task, dict) else None):
-        yield from sorted(glob.glob(text)) or [text]
+    for text in _strings(_named(task)):
+        for found in sorted(glob.glob(text)) or [text]:
+            yield from sorted(str(inside) for inside in Path(found).rglob("*")) if os.path.isdir(found) else [found]
+
+
+def _named(task: Any) -> list[Any]:
+    """What a task, or one that is written out in its group, says of its data."""
+    if isinstance(task, list):
+        return [_named(one) for one in task]
+    if not isinstance(task, dict):
+        return []
+    return [task.get("dataset_path"), task.get("dataset_kwargs"), _named(task.get("task"))]
 
 
 def _strings(value: Any) -> Iterator[str]:

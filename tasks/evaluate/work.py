@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +27,7 @@ from tasks.evaluate.results import (
     part_folder,
     write_benchmark,
 )
+from tasks.evaluate.task_folders import task_folders_identity
 from tasks.hub import commits, data_set_commits, data_sets_folder, pin_data_sets
 from tasks.models import model_source, revision_on_record
 from tasks.process import ModelPool, run_in_child
@@ -148,8 +150,12 @@ def fetch_benchmarks(settings: Settings, workspace: Workspace) -> None:
         if any(data_set_commits(task, workspace) is None for task in tasks):
             told = run_in_child("tasks.evaluate.tasks:hub_data_sets", {"names": tasks, **known}, threads=threads)
             pin_data_sets(told, workspace)
-    wanted = {task: commits for task in tasks if (commits := data_set_commits(task, workspace))}
-    fetched = data_sets_folder() / f"fetched-{fingerprint(wanted)}.json"
+    read = {task: data_set_commits(task, workspace) for task in tasks}
+    # of a task that names no data set only its Python code knows what it reads; the world's read the world's files
+    wanted = {task: read[task] for task in tasks if read[task] or not settings.world}
+    own = task_folders_identity([Path(folder) for folder in settings.evaluation.task_folders])
+    mark = fingerprint([wanted, own, importlib.metadata.version("lm-eval")])
+    fetched = data_sets_folder() / f"fetched-{mark}.json"
     if not wanted or fetched.is_file():
         return
     tqdm.write(f"fetching the data of {', '.join(wanted)}", file=sys.stderr)

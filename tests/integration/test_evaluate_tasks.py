@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 
 from configs.settings import SettingsError, load_settings
-from storage.files import write_jsonl, write_text
+from storage.files import write_json, write_jsonl, write_text
 from storage.workspace import Workspace
+from tasks.evaluate.task_folders import task_folders_identity
 from tasks.evaluate.tasks import describe_tasks, load_tasks
-from tasks.evaluate.work import benchmark_tasks
+from tasks.evaluate.work import benchmark_tasks, fetch_benchmarks
 from tasks.filter.work import benchmark_questions
+from tasks.process import ChildError
 
 COMMITS = ("1" * 40, "2" * 40)
 
@@ -154,6 +156,37 @@ def test_a_benchmark_of_ones_own_is_asked_and_its_seconds_are_of_asking(
     assert [row["task"] for row in told["samples"]] == ["legs", "legs"]
     assert all(row["metrics"].keys() == {"acc"} for row in told["samples"])
     assert clock.now == 3600 and told["seconds"] == 0
+
+
+def test_data_are_fetched_again_when_a_task_of_ones_own_reads_others(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also what only the task's Python code knows of: the children that ask have no network."""
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    write_json(tmp_path / "w" / "hub.json", {"benchmarks": {"legs": []}})
+    benchmarks = {"legs": {"task": "legs", "metric": "acc"}}
+    given = {"evaluation.task_folders": [str(own)], "evaluation.benchmarks": benchmarks, "evaluation.forgetting": None}
+    settings, place = load_settings("t4", given), Workspace(tmp_path / "w")
+    fetch_benchmarks(settings, place)
+    write_text(own / "rows.py", "def rows(**_):\n    raise ValueError('read again')\n")
+    with pytest.raises(ChildError, match="read again"):
+        fetch_benchmarks(settings, place)
+
+
+def test_own_tasks_are_known_by_all_that_they_read(tmp_path: Path) -> None:
+    """A folder of data as well, and what a task that is written out in its group reads."""
+    write_text(tmp_path / "data" / "deep" / "rows.jsonl", "{}")
+    write_text(tmp_path / "more.jsonl", "{}")
+    write_text(
+        tmp_path / "tasks" / "zoo.yaml",
+        f"group: zoo\ntask:\n  - task: legs\n    dataset_path: {tmp_path / 'data'}\n"
+        f"  - {{task: paws, dataset_path: json, dataset_kwargs: {{data_files: {tmp_path / 'more.jsonl'}}}}}\n",
+    )
+    keys = {task_folders_identity([tmp_path / "tasks"])}
+    for changed in ("data/deep/rows.jsonl", "more.jsonl"):
+        write_text(tmp_path / changed, "{} ")
+        keys.add(task_folders_identity([tmp_path / "tasks"]))
+    assert len(keys) == 3
 
 
 def test_a_task_folder_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
