@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from configs.settings import Settings, SettingsError, load_settings, profiles, s
 from storage.files import sweep_leftovers
 from storage.lock import WorkspaceBusyError, only_one
 from storage.workspace import Workspace, WorkspaceError, default_root, open_workspace, unreachable
-from tasks.hub import commits
+from tasks.hub import HubError, commits
 from tasks.tune.methods import check_methods
 
 LEFTOVER_SECONDS = 3600
@@ -53,6 +54,7 @@ def run(
 
     from flows.server import ServerError, ensure_server
 
+    logging.getLogger("prefect.flow_runs").addFilter(_in_a_line)
     print(f"{name} · profile {settings.profile} · seed {settings.seed} · workspace {workspace.root}")
     try:
         with only_one(workspace.root, f"python -m flows.{name}"):
@@ -176,6 +178,15 @@ def _nothing_to_do(settings: Settings, workspace: Workspace, stages: Sequence[st
 
     wanted = [stage for name, stage in study_stages(settings, workspace).items() if name.startswith(tuple(stages))]
     return all(stage.state().done for stage in wanted)
+
+
+def _in_a_line(record: logging.LogRecord) -> bool:
+    """Prefect's log of an error whose message says what to do: without a page of traceback for each flow."""
+    from tasks.stages import MissingInputError
+
+    if record.exc_info and isinstance(record.exc_info[1], HubError | MissingInputError | SettingsError):
+        record.exc_info = None
+    return True
 
 
 class _Parser(argparse.ArgumentParser):

@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import subprocess
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,10 @@ def gpus() -> int:
     """GPUs that a child process may use, told without touching them."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     found = len(_accelerators())
-    return found if visible is None else min(found, len([name for name in visible.split(",") if name.strip()]))
+    if visible is None:
+        return found
+    named = takewhile(lambda name: name.strip() not in ("", "-1"), visible.split(","))  # as CUDA reads it
+    return min(found, len(list(named)))
 
 
 def _version(package: str) -> str | None:

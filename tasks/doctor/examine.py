@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,7 @@ def study_models(settings: Settings) -> dict[str, ModelSettings]:
 
 def examine_workspace(workspace: Workspace) -> Check:
     """Whether what is written there is flushed, renamed and read back."""
-    probe = workspace.root / f".doctor-{uuid.uuid4().hex[:8]}"
+    probe = workspace.root / f".doctor.{uuid.uuid4().hex[:8]}.tmp"  # swept where this is killed
     created = not workspace.root.exists()
     try:
         content = os.urandom(4096)
@@ -130,7 +131,8 @@ def examine_workspace(workspace: Workspace) -> Check:
             raise OSError(errno.EIO, "what was written reads back as something else")
         probe.unlink()
         if created:
-            workspace.root.rmdir()
+            with suppress(OSError):  # another command begins in it
+                workspace.root.rmdir()
     except OSError as error:
         return Check(
             "workspace", "fail", f"{workspace.root}: {error.strerror or error}; name another, or free some space"

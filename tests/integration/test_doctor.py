@@ -246,6 +246,21 @@ def test_what_was_looked_at_is_looked_at_again_only_where_it_changed(
     assert len(set(keys)) == 4
 
 
+def test_a_hub_that_fails_under_a_study_is_told_in_lines(profile: Path, tmp_path: Path) -> None:
+    """After the look at it, while it gives the models: Prefect's own log prints no traceback either."""
+    code = (
+        "import sys; from flows.cli import run; from flows.generate import generate\n"
+        f"arguments = ['--profile', {str(profile)!r}, '--workspace', {str(tmp_path / 'w')!r}]\n"
+        "sys.exit(run(generate, 'generate', ['generate'], arguments, needs_models=False))"
+    )
+    own = {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1", "PREFECT_HOME": str(tmp_path / "prefect")}
+    environment = os.environ | own | {"PREFECT_API_URL": f"http://127.0.0.1:{free_port()}/api"}
+    ended = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert "\nHubError: someone/teacher is not in the hub's cache" in ended.stderr
+    assert "Traceback" not in ended.stdout + ended.stderr
+
+
 THINKS = (
     "{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n"
     "{{ m.content.split('</think>')[-1] }}<|eot_id|>{% endfor %}"

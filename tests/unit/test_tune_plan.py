@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from storage.files import write_jsonl
+from storage.files import write_jsonl, write_text
+from tasks.provenance import gpus
 from tasks.tune import Job, gpu_ids
 from tasks.tune.plan import FILE, NothingFitsError, Plan, current_plan, plans, recorded_plan, smaller_plan, told
 from tasks.tune.train import job_key
@@ -121,3 +123,16 @@ def test_a_training_sees_the_first_gpus_in_sight_and_hidden_ones_stay_hidden(
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert (gpu_ids(1), gpu_ids(2)) == (one, two)
+
+
+@pytest.mark.parametrize(("visible", "count"), [(None, 2), ("0", 1), ("", 0), ("-1", 0), ("1,-1,0", 1)])
+def test_gpus_are_counted_as_cuda_would(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: str | None, count: int
+) -> None:
+    write_text(tmp_path / "nvidia-smi", "#!/bin/sh\necho Tesla T4\necho Tesla T4\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert gpus() == count
