@@ -12,9 +12,10 @@ from typing import Any
 import yaml
 
 from configs.settings import Settings, SettingsError, load_settings, profiles, setting_keys
+from storage.drive import default_root, unreachable
 from storage.files import sweep_leftovers
 from storage.lock import WorkspaceBusyError, only_one
-from storage.workspace import Workspace, WorkspaceError, default_root, open_workspace, unreachable
+from storage.workspace import Workspace, WorkspaceError, open_workspace
 from tasks.hub import HubError, commits
 from tasks.tune.methods import check_methods
 
@@ -107,10 +108,14 @@ def parse(
         add_options: adds the command's own options to those that all have.
 
     Raises:
-        SettingsError: a wrong option, key, value or profile.
+        SettingsError: a wrong option, key, value or profile, or a model on a Drive that is not mounted.
         WorkspaceError: the workspace cannot be written to, or its record of the hub's commits not be read.
     """
     settings, options = parse_settings(name, description, arguments, add_options)
+    models = settings.models
+    for model in (models.teacher, *models.responders, models.reward, models.base):
+        if reason := unreachable(Path(model.name)):
+            raise SettingsError(f"models: {reason}")
     workspace = open_workspace(options.workspace)
     commits(workspace)  # on which every stage's key depends
     return settings, workspace, options
@@ -140,7 +145,10 @@ def parse_settings(
     if add_options:
         add_options(parser)
     options, rest = parser.parse_known_args(arguments)
-    settings = load_settings(options.profile, _overrides(rest))
+    try:
+        settings = load_settings(options.profile, _overrides(rest))
+    except OSError as error:  # of a mount that is dead
+        raise SettingsError(f"{error.filename} is gone ({error.strerror}): mount the Drive again") from None
     check_methods(settings)
     return settings, options
 

@@ -16,6 +16,7 @@ from prefect import flow
 from configs.settings import Settings, SettingsError
 from flows.batches import Unit, run_units, show_table
 from flows.cli import DONE, FAILED, INTERRUPTED, WRONG_SETTINGS, parse_settings, run
+from storage.drive import unreachable
 from storage.files import read_json
 from storage.workspace import Workspace
 from tasks.evaluate.work import fetch_benchmarks
@@ -56,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.input is None:
         return run(filter_rows, "filter", ["filter"], arguments, _add_options)
     folder = options.output or options.input.with_suffix("").with_name(options.input.stem + "-filtered")
+    if reason := unreachable(options.input) or unreachable(folder):
+        print(reason, file=sys.stderr)
+        return WRONG_SETTINGS
     try:
         result = filter_file(options.input, folder, settings.filter)
     except (ForeignRowsError, ChildError, OSError) as error:

@@ -23,9 +23,10 @@ from zoneinfo import ZoneInfo
 
 from configs.settings import Settings, SettingsError, is_path, profile_file
 from flows.cli import DONE, FAILED, INTERRUPTED, WRONG_SETTINGS, parse, show_warnings
+from storage.drive import unreachable
 from storage.files import fingerprint
 from storage.lock import only_one
-from storage.workspace import Workspace, WorkspaceError, unreachable
+from storage.workspace import Workspace, WorkspaceError
 from tasks.generate.nights import Asked, Plan, keep_plan, plan_lines, read_nights, read_plan
 from tasks.progress import stage_progress
 from tasks.stages import study_stages

@@ -13,6 +13,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from storage.drive import unreachable
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder where there is none, and its parents.
+
+    Raises:
+        OSError: it cannot be made, or Colab's Drive, which it belongs on, is no longer mounted: made on the machine's
+            own disk, it would be lost and keep the Drive from being mounted again.
+    """
+    if not folder.is_dir():
+        if reason := unreachable(folder):
+            raise OSError(reason)
+        folder.mkdir(parents=True, exist_ok=True)
+
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file so that a reader, or a machine after a crash, sees all of it or none.
@@ -20,7 +35,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         OSError: no space, no permission, or the mount is gone; nothing is left at `path`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     aside = _aside(path)
     try:
         with aside.open("wb") as file:
@@ -67,7 +82,7 @@ def read_jsonl(path: Path) -> list[Any]:
 @contextmanager
 def folder_aside(path: Path) -> Iterator[Path]:
     """Yield an empty sibling folder that becomes `path` when the block ends well, and vanishes when it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     aside = _aside(path)
     aside.mkdir()
     try:

@@ -8,11 +8,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from storage.drive import lost_with_machine, unreachable
 from storage.files import write_text
-
-COLAB = Path("/content")
-DRIVE = COLAB / "drive"  # where Colab mounts it
-NAME = "synthetic-instruction-tuner"
 
 
 class WorkspaceError(OSError):
@@ -78,31 +75,6 @@ class Workspace:
         return path.relative_to(self.root).as_posix()
 
 
-def default_root() -> Path:
-    """The study's folder on Colab's Drive, also where its mount is dead, else the folder `workspace`."""
-    try:
-        DRIVE.stat()
-        there = os.path.ismount(DRIVE)
-    except FileNotFoundError:
-        there = False
-    except OSError:
-        there = True
-    return DRIVE / "MyDrive" / NAME if there else Path("workspace")
-
-
-def unreachable(root: Path) -> str | None:
-    """Why nothing under `root` can be reached, and what to do, in one line; None where it can be or is not made yet."""
-    try:
-        root.stat()
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
-        pass  # no mount that is dead; whether a folder can be made there is another question
-    except OSError as error:
-        return f"{root} is gone ({error.strerror}): mount the Drive again and run the same command"
-    if DRIVE in Path(os.path.realpath(root)).parents and not os.path.ismount(DRIVE):
-        return f"no Drive is mounted at {DRIVE}, which {root} needs: mount it and run the same command"
-    return None
-
-
 def open_workspace(root: Path) -> Workspace:
     """A workspace that can be written to; on Colab, one that would be lost with the machine is told on stderr.
 
@@ -126,7 +98,6 @@ def open_workspace(root: Path) -> Workspace:
             f"--workspace: got {root}, takes a folder that can be written to "
             f"({ancestor}: {error.strerror or error}); name another, free some space or mount the Drive again"
         ) from None
-    real = Path(os.path.realpath(root))
-    if COLAB in real.parents and not any(os.path.ismount(at) for at in (real, *real.parents) if COLAB in at.parents):
+    if lost_with_machine(root):
         print(f"{root} is on this machine's own disk and lost with it: mount Drive to keep the study", file=sys.stderr)
     return Workspace(root)

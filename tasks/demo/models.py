@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from storage.files import make_folder
 from tasks.demo.plain import MMLU_HEADER, TRUTHFULQA_PREAMBLE
 from tasks.demo.text import (
     DOMAIN_SYSTEM_PROMPTS,
@@ -453,7 +454,7 @@ def folder(target: Path) -> Iterator[Path]:
     """A sibling folder to write in, renamed to `target` at the end: a killed run leaves no half-written model."""
     partial = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    make_folder(partial)
     yield partial
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from configs.settings import ModelSettings, Settings, SettingsError
+from storage.drive import DRIVE
 from storage.files import fingerprint, read_json, write_bytes, write_json
-from storage.workspace import DRIVE, Workspace
+from storage.workspace import Workspace
 from tasks.doctor import Check
 from tasks.evaluate.task_folders import task_folders_identity
 from tasks.evaluate.work import benchmark_tasks

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.settings import Settings
-from storage.files import write_json, write_text
+from storage.files import make_folder, write_json, write_text
 from storage.workspace import Workspace
 from tasks.process import ChildError, run_in_child
 
@@ -55,7 +55,7 @@ def write_notebook(workspace: Workspace, settings: Settings) -> Path:
     """
     path = workspace.evaluation / NOTEBOOK
     text = notebook_text(build_notebook())
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     arguments = {"text": text, "folder": str(workspace.evaluation)}
     try:
         result = run_in_child("tasks.report.notebook:execute", arguments, threads=settings.hardware.threads)

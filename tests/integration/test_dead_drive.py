@@ -64,6 +64,17 @@ def test_what_needs_the_drive_says_so_and_the_rest_works(mode: str, at_drive: Ru
         ended = at_drive(mode, "-m", f"flows.{name}", "--workspace", "/content/drive/MyDrive/study")
         assert ended.returncode == 2
         assert len(ended.stderr.splitlines()) == 1 and "mount" in ended.stderr
+    drive, elsewhere = "/content/drive/MyDrive", str(tmp_path / "other")
+    for words in (
+        ("filter", "--input", f"{drive}/rows.jsonl"),
+        ("filter", "--input", str(tmp_path / "rows.jsonl"), "--output", f"{drive}/kept"),
+        ("status", "--workspace", elsewhere, "--models.base.name", f"{drive}/llama"),
+        ("status", "--workspace", elsewhere, "--evaluation.task_folders", f"[{drive}/tasks]"),
+        ("status", "--workspace", elsewhere, "--profile", f"{drive}/study.yaml"),
+    ):
+        ended = at_drive(mode, "-m", f"flows.{words[0]}", *words[1:])
+        assert (ended.returncode, len(ended.stderr.splitlines())) == (2, 1), ended.stderr
+        assert drive in ended.stderr
     if mode == "dead":  # the study is there, so another folder is no default
         ended = at_drive(mode, "-m", "flows.status")
         assert ended.returncode == 2 and "/content/drive/MyDrive" in ended.stderr

@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
-from storage import files, workspace
+from storage import drive, files
+from storage.drive import NAME, default_root, unreachable
 from storage.files import fingerprint, folder_aside, read_jsonl, write_bytes, write_json, write_jsonl
 from storage.seals import read_seal, seal
 from storage.shards import Batch, RowStore, check_shard, read_shard, write_shard
 from storage.stages import StageKey, publishing, read_manifest, result_digest, stage_state
-from storage.workspace import NAME, WorkspaceError, default_root, open_workspace, unreachable
+from storage.workspace import WorkspaceError, open_workspace
+from tasks.demo import models
 
 ROWS = [{"id": f"{number:03d}", "text": f"row {number} — ünï"} for number in range(10)]
 
@@ -207,8 +209,8 @@ def test_an_unwritable_workspace_is_refused_and_nothing_is_made(tmp_path: Path) 
 @pytest.fixture
 def colab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine's `/content` with a Drive's folder, where none is mounted."""
-    monkeypatch.setattr(workspace, "COLAB", tmp_path / "content")
-    monkeypatch.setattr(workspace, "DRIVE", tmp_path / "content" / "drive")
+    monkeypatch.setattr(drive, "COLAB", tmp_path / "content")
+    monkeypatch.setattr(drive, "DRIVE", tmp_path / "content" / "drive")
     (tmp_path / "content" / "drive" / "MyDrive").mkdir(parents=True)
     return tmp_path / "content"
 
@@ -223,6 +225,21 @@ def test_a_drive_that_is_not_mounted_is_refused_and_never_the_default(colab: Pat
     assert list((colab / "drive" / "MyDrive").iterdir()) == []
 
 
+def test_what_is_written_once_the_drive_is_unmounted_is_not_put_on_the_machines_disk(colab: Path) -> None:
+    """There it would be lost, and keep the Drive from being mounted again."""
+    (colab / "drive" / "MyDrive").rmdir()
+    (colab / "link").symlink_to(colab / "drive" / "MyDrive" / "study")
+    for root in (colab / "drive" / "MyDrive" / "study", colab / "link"):
+        with pytest.raises(OSError, match="no Drive is mounted at .*: mount it"):
+            write_bytes(root / "data" / "rows.jsonl", b"row")
+        with pytest.raises(OSError, match="no Drive is mounted"), folder_aside(root / "models" / "sft"):
+            pass
+        with pytest.raises(OSError, match="no Drive is mounted"), models.folder(root / "models" / "world" / "base"):
+            pass
+    assert list((colab / "drive").iterdir()) == []
+    write_bytes(colab / "elsewhere" / "rows.jsonl", b"row")
+
+
 def test_a_study_on_colabs_own_disk_is_told_to_be_lost(
     colab: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -234,8 +251,8 @@ def test_a_study_on_colabs_own_disk_is_told_to_be_lost(
 
 @pytest.mark.skipif(not os.path.ismount("/dev/shm"), reason="needs a mount that anyone can write to")
 def test_a_mounted_drive_is_the_default(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(workspace, "COLAB", Path("/dev"))
-    monkeypatch.setattr(workspace, "DRIVE", Path("/dev/shm"))
+    monkeypatch.setattr(drive, "COLAB", Path("/dev"))
+    monkeypatch.setattr(drive, "DRIVE", Path("/dev/shm"))
     assert default_root() == Path("/dev/shm/MyDrive") / NAME
     assert open_workspace(default_root()).root == default_root()
     assert capsys.readouterr().err == "" and not default_root().parent.exists()
@@ -245,7 +262,7 @@ def test_a_dead_mount_stays_the_default_and_stops_only_what_needs_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dead = tmp_path / ("x" * 300)  # as under a mount whose daemon is gone, a path that no call can ask about
-    monkeypatch.setattr(workspace, "DRIVE", dead)
+    monkeypatch.setattr(drive, "DRIVE", dead)
     assert default_root() == dead / "MyDrive" / NAME
     with pytest.raises(WorkspaceError, match="mount the Drive again") as refused:
         open_workspace(default_root())
