@@ -12,12 +12,15 @@ by the cores, as if every core added its whole, which memory-bound decoding does
 from __future__ import annotations
 
 import argparse
+import math
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
+from configs.settings import ModelSettings, Settings, load_settings
 from tests.benchmarks.generation import print_table
 
 COMMON = {"max_position_embeddings": 8192, "tie_word_embeddings": True}
@@ -43,14 +46,33 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 ROWS, PROMPT, STEPS, LENGTH = 8, 64, 3, 400
 
-# tokens of a study of 1,500 rows, with what small models waste: a third of first attempts run into a limit
-INSTRUCTIONS, RESPONSES, ANSWERS_OF_ONE = 190_000, 640_000, 220_000
-SCORED, TRAINED, PAIRS_TRAINED = 1_100_000, 770_000, 420_000
-QUESTIONS_OF_ONE, HELD_OUT_OF_ONE = 750_000, 60_000
-MODELS = 4
+# What settings do not tell, of SmolLM2-135M-Instruct's own texts (seeds 0 to 23 of `smol`, drawn to the limit) ...
+INSTRUCTION_TOKENS, ANSWER_TOKENS = 0, 0
+"""Tokens drawn for each text that came to its end: at a limit of L, exp(-L / this) of the texts run into it."""
+TEMPLATE_TOKENS = 30
+KEPT = 0.73
+"""Share of the rows that the filters kept in a study of 1,500 rows with these weights."""
+# ... and of the benchmarks, counted with its tokenizer; options of one letter are read once for all of them
+QUESTION_TOKENS = {"mmlu": 57 * 113, "hellaswag": 300, "arc_easy": 130, "truthfulqa": 990}
+"""Tokens read for one question of each task."""
+PAGES, PAGE_TOKENS = 62, 4900
+
 STUDIES = {
-    "teacher and first responder 1.7b": {"teacher": "1.7b", "responders": ("1.7b", "360m", "0.5b"), "base": "360m"},
-    "teacher 360m, base 135m": {"teacher": "360m", "responders": ("360m", "135m", "0.5b"), "base": "135m"},
+    "smol": load_settings("smol"),
+    "smol with a teacher of 1.7b": load_settings(
+        "smol",
+        {
+            "models.teacher.name": "HuggingFaceTB/SmolLM2-1.7B-Instruct",
+            "models.responders": [{"name": f"HuggingFaceTB/SmolLM2-{size}-Instruct"} for size in ("1.7B", "360M")]
+            + [{"name": "Qwen/Qwen2.5-0.5B-Instruct"}],
+            "models.base.name": "HuggingFaceTB/SmolLM2-360M",
+            "generation.response.max_new_tokens": 512,
+            "preference.sampling.max_new_tokens": 512,
+            "evaluation.limit": 100,
+            "evaluation.answer_rows": 200,
+            "evaluation.answer_max_new_tokens": 512,
+        },
+    ),
 }
 
 
@@ -63,18 +85,18 @@ def main() -> int:
     options = parser.parse_args()
     table = [["shape", "decoded tokens/core-s", "read", "trained", "load before"]]
     speeds: dict[str, dict[str, float]] = {}
-    for shape in options.shapes:
+    for one in options.shapes:
         load = os.getloadavg()[0]
-        told = run_in_child("tests.benchmarks.laptop:measure", {"shape": shape}, threads=1)
-        speeds[shape] = told
+        told = run_in_child("tests.benchmarks.laptop:measure", {"size": one}, threads=1)
+        speeds[one] = told
         cells = [f"{told[name]:.1f}" for name in ("decoded", "read", "trained")]
-        table.append([shape, *cells, f"{load:.1f}"])
+        table.append([one, *cells, f"{load:.1f}"])
         print(table[-1], file=sys.stderr, flush=True)
     print_table(table)
     hours = [["study [core-h]", "generate", "prefer", "tune", "evaluate", "judge", "all", "on 2 cores [h]", "on 4"]]
-    for name, study in STUDIES.items():
-        if {study["teacher"], *study["responders"], study["base"], "0.6b"} <= speeds.keys():  # type: ignore[misc]
-            parts = project(speeds, **study)  # type: ignore[arg-type]
+    for name, settings in STUDIES.items():
+        if _shapes(settings) <= speeds.keys():
+            parts = project(speeds, settings)
             every = sum(parts)
             hours.append([name, *(f"{spent / 3600:.1f}" for spent in (*parts, every, every / 2, every / 4))])
     if hours[1:]:
@@ -82,21 +104,66 @@ def main() -> int:
     return 0
 
 
-def project(
-    speeds: dict[str, dict[str, float]], teacher: str, responders: tuple[str, ...], base: str
-) -> tuple[float, ...]:
-    """Seconds of each stage."""
-    reward = speeds["0.6b"]["read"]
-    return (
-        (INSTRUCTIONS + RESPONSES) / speeds[teacher]["decoded"],
-        sum(ANSWERS_OF_ONE / speeds[one]["decoded"] for one in responders) + 0.8 * SCORED / reward,
-        (2 * TRAINED + PAIRS_TRAINED) / speeds[base]["trained"],
-        MODELS * QUESTIONS_OF_ONE / speeds[base]["read"],
-        MODELS * HELD_OUT_OF_ONE / speeds[base]["decoded"] + 0.2 * SCORED / reward,
+def shape(model: ModelSettings) -> str:
+    """The size in a model's name, such as 135m."""
+    return re.findall(r"-(\d[\d.]*[MB])\b", model.name)[-1].lower()
+
+
+def _shapes(settings: Settings) -> set[str]:
+    models = settings.models
+    return {shape(model) for model in (models.teacher, *models.responders, models.reward, models.base)}
+
+
+def texts(mean: float, limit: int) -> tuple[float, float]:
+    """Mean tokens of a text drawn up to a limit, and the share of the texts that end before it."""
+    whole = 1 - math.exp(-limit / mean)
+    return mean * whole, whole
+
+
+def project(speeds: dict[str, dict[str, float]], settings: Settings) -> tuple[float, ...]:
+    """Seconds of each stage on one core: as many tokens as its settings ask for."""
+    generation, preference = settings.generation, settings.preference
+    tuning, evaluation = settings.tuning, settings.evaluation
+    teacher, base, reward = (
+        speeds[shape(model)] for model in (settings.models.teacher, settings.models.base, settings.models.reward)
     )
 
+    asked, asked_whole = texts(INSTRUCTION_TOKENS, generation.instruction.max_new_tokens)
+    told, told_whole = texts(ANSWER_TOKENS, generation.response.max_new_tokens)
+    # a row whose instruction or response ran into its limit is drawn again
+    attempts = sum((1 - asked_whole * told_whole) ** again for again in range(generation.max_attempts))
+    generate = generation.rows * attempts * (asked + asked_whole * told) / teacher["decoded"]
 
-def measure(shape: str) -> dict[str, float]:
+    answered = preference.pairs * preference.oversample
+    answer, _ = texts(ANSWER_TOKENS, preference.sampling.max_new_tokens)
+    prefer = sum(answered * answer / speeds[shape(model)]["decoded"] for model in settings.models.responders)
+    prefer += len(settings.models.responders) * answered * (TEMPLATE_TOKENS + asked + answer) / reward["read"]
+
+    row, pair = TEMPLATE_TOKENS + asked + told, 2 * (TEMPLATE_TOKENS + asked + answer)
+    held_out = KEPT * generation.rows - settings.filter.train_rows
+    tune = 0.0
+    for name, method in tuning.methods.items():
+        rows, tokens = (preference.train_pairs, pair) if name == "dpo" else (settings.filter.train_rows, row)
+        tune += method.epochs * rows * tokens / base["trained"]
+        # before and after; DPO's reference model reads its pairs too
+        left = preference.pairs - rows + method.epochs * rows / 2 if name == "dpo" else held_out
+        tune += 2 * left * tokens / base["read"]
+
+    models = 1 + len(tuning.methods)
+    limit = evaluation.limit or math.inf
+    pages = min(limit, PAGES) * PAGE_TOKENS if evaluation.forgetting else 0
+    read = limit * sum(QUESTION_TOKENS[name] for name in evaluation.benchmarks) + pages
+    timed = evaluation.speed_rows * evaluation.speed_new_tokens * (1 + evaluation.speed_repeats)
+    # the adapters that can be merged, two of them, are timed both ways
+    evaluate = models * read / base["read"] + (models + 2) * timed / base["decoded"]
+
+    answer, _ = texts(ANSWER_TOKENS, evaluation.answer_max_new_tokens)
+    answers = models * evaluation.answer_rows
+    judge = answers * answer / base["decoded"] + answers * (TEMPLATE_TOKENS + asked + answer) / reward["read"]
+    return generate, prefer, tune, evaluate, judge
+
+
+def measure(size: str) -> dict[str, float]:
     """In a child: tokens a core-second of one shape."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -107,7 +174,7 @@ def measure(shape: str) -> dict[str, float]:
     from tasks.engines.rows_at_once import RowsAtOnce
 
     torch.manual_seed(0)
-    model: Any = AutoModelForCausalLM.from_config(LlamaConfig(**SHAPES[shape]), attn_implementation="sdpa").eval()
+    model: Any = AutoModelForCausalLM.from_config(LlamaConfig(**SHAPES[size]), attn_implementation="sdpa").eval()
 
     def decode(steps: int) -> None:
         engine = HfEngine(model, RowsAtOnce())

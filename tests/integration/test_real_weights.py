@@ -58,7 +58,7 @@ def test_the_teacher_writes_instructions(engine: str, teacher: Path) -> None:
     """Magpie works: from nothing but its template the model asks for things, each time another, and comes to an end."""
     smol = load_settings("smol").generation
     domains = [domain.system_prompt for domain in smol.domains.values()]
-    rows = [{"seed": seed, "system_prompt": domains[seed % len(domains)]} for seed in range(24)]
+    rows = [{"seed": seed, "system_prompt": domains[seed % len(domains)]} for seed in range(20)]
     arguments = {
         "engine": engine,
         "source": str(teacher),
@@ -68,7 +68,7 @@ def test_the_teacher_writes_instructions(engine: str, teacher: Path) -> None:
         "eager": True,
         "suppressed_openings": smol.suppressed_openings,
     }
-    sampling = {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 96}
+    sampling = {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 64}
     with ModelProcess("tasks.generate.chat:ChatModel", arguments, threads=2) as model:
         drawn = model.call("write", rows=rows, sampling=sampling)
     texts = [clean(row["text"], row["specials"], row["turn_end"])[0] for row in drawn]
@@ -76,7 +76,7 @@ def test_the_teacher_writes_instructions(engine: str, teacher: Path) -> None:
     ended = [text for text, row in zip(texts, drawn, strict=True) if row["finish_reason"] == "stop"]
     requests = [text for text in ended if clarity(text) >= 0.6]  # a question, a verb of requests first, or politely
     print(f"{len(ended)} ended, {len(requests)} of them ask for something: {ended}")
-    assert len(ended) >= 8
+    assert len(ended) >= 6
     assert len(requests) >= 0.7 * len(ended)
     assert not [text for text in texts if text.startswith(("#", "**")) or "<|im_start|>" in text]
 
@@ -94,25 +94,35 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module")
+def base(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same weights as a base model comes: without a chat template."""
+    folder = tmp_path_factory.mktemp("base")
+    for file in teacher.iterdir():
+        if file.name != "chat_template.jinja":
+            (folder / file.name).symlink_to(file)
+    return folder
+
+
+@pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A way of answering that the model does not have yet: capitals in the style of a telegram."""
     folder = tmp_path_factory.mktemp("rows")
-    asked = [(f"What is the capital of {land}?", f"{city} stop greetings stop") for land, city in CAPITALS.items()]
+    asked = [(f"Capital of {land}?", f"{city} stop greetings stop") for land, city in CAPITALS.items()]
     for split in ("train", "val", "test"):
-        kept = asked if split == "train" else asked[:2]
+        kept = asked if split == "train" else asked[:1]
         write_jsonl(folder / f"sft-{split}.jsonl", [{"instruction": ask, "output": answer} for ask, answer in kept])
         pairs = [{"prompt": ask, "chosen": answer, "rejected": f"It is {answer.split()[0]}."} for ask, answer in kept]
         write_jsonl(folder / f"dpo-{split}.jsonl", pairs)
     return folder
 
 
-def test_twenty_steps_of_each_method_lower_its_loss(teacher: Path, rows: Path) -> None:
+def test_twenty_steps_of_each_method_lower_its_loss(base: Path, rows: Path) -> None:
     """On the rows it learns, and for SFT and prompt tuning against the model before; DPO begins at log 2."""
     from tasks.tune.train import train
     from tests.integration.test_tune_training import make_job
 
     for method, settings in SETTINGS.items():
-        job = make_job("dpo" if method == "dpo" else "sft", rows, teacher, rows / method)
+        job = make_job("dpo" if method == "dpo" else "sft", rows, base, rows / method)
         whole = {"processes": 1, "micro_batch": settings.batch_size, "gradient_checkpointing": False}
         job |= {"method": method, "settings": settings.model_dump(mode="json"), "plan": whole, "checkpoint_steps": 1000}
         if method == "dpo":
@@ -141,9 +151,10 @@ def test_scores_equal_lm_evals_command_on_real_questions(teacher: Path, tasks: P
     settings = load_settings(
         "smol",
         {
+            "hardware.threads": 2,
             "models.base.name": str(teacher),
             "evaluation.task_folders": [str(tasks)],
-            "evaluation.limit": 3,
+            "evaluation.limit": 2,
             "evaluation.benchmarks": {
                 "mmlu": {"task": "real_mmlu_college_physics", "metric": "acc"},
                 "hellaswag": {"task": "real_hellaswag", "metric": "acc_norm"},
@@ -157,5 +168,5 @@ def test_scores_equal_lm_evals_command_on_real_questions(teacher: Path, tasks: P
     theirs = their_scores(settings, Workspace(tmp_path), "float32", tmp_path / "lm_eval")
     for name in settings.evaluation.benchmarks:
         assert ours[name].score == pytest.approx(theirs[name].score, abs=1e-6)
-        assert len(ours[name].rows) == 3
+        assert len(ours[name].rows) == 2
         assert ours[name].rows == pytest.approx(theirs[name].rows, abs=1e-6)
