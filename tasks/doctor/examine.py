@@ -20,7 +20,7 @@ from storage.files import fingerprint, read_json, write_bytes, write_json
 from storage.workspace import Workspace
 from tasks.doctor import Check
 from tasks.evaluate.task_folders import task_folders_identity
-from tasks.evaluate.work import benchmark_tasks
+from tasks.evaluate.work import benchmark_tasks, fetch_benchmarks
 from tasks.hub import (
     HubError,
     commits,
@@ -76,6 +76,8 @@ def _what_is_looked_at(settings: Settings, workspace: Workspace) -> str:
 
 def examine(settings: Settings, workspace: Workspace) -> list[Check]:
     """Every check, whatever the others say; the hub's commits are on record afterwards."""
+    from huggingface_hub import is_offline_mode
+
     checks = [examine_workspace(workspace)]
     wanted = study_models(settings)
     known = []
@@ -107,9 +109,14 @@ def examine(settings: Settings, workspace: Workspace) -> list[Check]:
         )
         pinned = commits(workspace)["dataset"]
         if read := sorted({name for names in told["data_sets"].values() for name in names}):
+            if is_offline_mode():  # what the cache lacks now it will lack when it is read
+                fetch_benchmarks(settings, workspace)
             checks.append(Check("data sets", "ok", ", ".join(f"{name} at {pinned[name][:7]}" for name in read)))
     except HubError as error:
         checks.append(Check("data sets", "fail", str(error)))
+    except ChildError as error:
+        told_so = f"their rows are not in the cache, and HF_HUB_OFFLINE is set: unset it ({error.reason})"
+        checks.append(Check("data sets", "fail", told_so))
     return [*checks, *examine_disk([wanted[role] for role in known if on_the_hub(wanted[role])], workspace)]
 
 

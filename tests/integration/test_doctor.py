@@ -246,6 +246,15 @@ def test_what_was_looked_at_is_looked_at_again_only_where_it_changed(
     assert len(set(keys)) == 4
 
 
+def test_without_the_hub_the_doctor_tells_what_the_cache_lacks(hub: Hub, profile: Path) -> None:
+    """A first look leaves commits and descriptions in the cache: neither weights nor rows."""
+    assert run("doctor", profile, hub).returncode == 0
+    told = run("doctor", profile, hub, HF_HUB_OFFLINE="1")
+    assert told.returncode == 1
+    assert {name for name, state in states(told).items() if state == "fail"} == {"data sets", "downloads"}
+    assert told.stdout.count("unset") == 2 and "Traceback" not in told.stdout + told.stderr
+
+
 def test_a_hub_that_fails_under_a_study_is_told_in_lines(profile: Path, tmp_path: Path) -> None:
     """After the look at it, while it gives the models: Prefect's own log prints no traceback either."""
     code = (
