@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return WRONG_SETTINGS
     if options.input is None:
-        return run(filter_rows, "filter", ["filter"], arguments, _add_options)
+        return run(filter_rows, "filter", ["filter"], arguments, _add_options, needs_models=False)
     folder = options.output or options.input.with_suffix("").with_name(options.input.stem + "-filtered")
     if reason := unreachable(options.input) or unreachable(folder):
         print(reason, file=sys.stderr)
