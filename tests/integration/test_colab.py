@@ -17,6 +17,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,18 +33,7 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from tasks.process import PROJECT, free_port
 from tests.small import SMALL
 
-STUDY = " ".join(
-    [
-        *SMALL,  # and less still: of two settings of one name the later counts
-        *("--world.trunk.steps", "20", "--world.teacher.steps", "50", "--world.reward.steps", "5"),
-        *("--world.responder_a.steps", "20", "--world.responder_b.steps", "10", "--world.responder_c.steps", "5"),
-        *("--world.questions_per_subject", "4", "--world.questions", "6", "--filter.min_words", "3"),
-        *("--generation.rows", "40", "--generation.rows_per_shard", "8", "--evaluation.answer_rows", "2"),
-        *("--filter.train_rows", "8", "--filter.val_rows", "2", "--preference.pairs", "6"),
-        *("--preference.train_pairs", "4", "--preference.val_pairs", "1"),
-    ]
-)
-
+STUDY = " ".join(SMALL)
 COLAB = '''
 """What the notebook uses of Colab; calls are kept in the file COLAB_CALLS."""
 import json, os, pathlib
@@ -76,6 +66,7 @@ class output:
     def serve_kernel_port_as_window(port, path="/", anchor_text=None):
         keep("window", port, path)
 '''
+SERVER = "prefect server start --host 127.0.0.1 --port"
 # uv that keeps what it is asked for; instead of gigabytes it installs a way to the packages of these tests
 UV = """#!{python}
 import json, os, pathlib, subprocess, sys
@@ -120,12 +111,16 @@ class Colab:
     place: Path
     outer: Path
     machines: int = 0
-    port: int = 0
-    servers: list[int] = field(default_factory=list)
+    ports: list[int] = field(default_factory=list)
 
     @property
     def study(self) -> Path:
         return self.place / "drive" / "MyDrive" / "synthetic-instruction-tuner"
+
+    @property
+    def port(self) -> int:
+        """Where this machine's Prefect server listens."""
+        return self.ports[-1]
 
     @property
     def content(self) -> Path:
@@ -143,7 +138,8 @@ class Colab:
         return [call[1:] for call in map(json.loads, lines) if call[0] == name]
 
     def new_machine(self) -> None:
-        self.machines, self.port = self.machines + 1, free_port()
+        self.machines += 1
+        self.ports.append(free_port())
         self.content.mkdir()
         (self.place / "drive" / "MyDrive").mkdir(parents=True, exist_ok=True)
 
@@ -203,17 +199,14 @@ class Colab:
         try:
             client.execute(cleanup_kc=False, env=environment)  # its cleaning up stumbles over a kernel that was killed
         finally:
-            for pid in processes(str(self.own / "connection.json")):
-                os.kill(pid, signal.SIGKILL)
-            self.servers += processes(f"prefect server start --host 127.0.0.1 --port {self.port}")
+            end(str(self.own / "connection.json"))
         return [told(cell) for cell in code]
 
     def kill_when(self, time_has_come: Callable[[], bool]) -> None:
         """End the machine's processes with no goodbye."""
         while not time_has_come():
             time.sleep(0.05)
-        for pid in processes(str(self.content)):
-            os.kill(pid, signal.SIGKILL)
+        end(str(self.content))
 
 
 def told(cell: Any) -> str:
@@ -232,28 +225,40 @@ def processes(*words: str) -> list[int]:
     return found
 
 
+def end(word: str) -> None:
+    """Kill the processes that a word of their command line names, and those that they start meanwhile."""
+    while pids := processes(word):
+        for pid in pids:
+            with suppress(ProcessLookupError):  # it ended with the one that started it
+                os.kill(pid, signal.SIGKILL)
+
+
 @pytest.fixture
 def colab(tmp_path: Path, outer: Path) -> Iterator[Colab]:
     colab = Colab(tmp_path, outer)
     colab.new_machine()
     yield colab
-    for pid in colab.servers:
-        if psutil.pid_exists(pid):
-            os.kill(pid, signal.SIGKILL)
+    for port in colab.ports:
+        end(f"{SERVER} {port}")
 
 
-def test_sessions_on_colab(colab: Colab) -> None:
+def test_sessions_on_colab(colab: Colab, small_study: Path) -> None:
     """Killed in the middle, gone on with on another machine, then nothing to do; Colab's packages are not touched."""
     packages = [colab.outer / "bin" / "python", "-m", "pip", "freeze", "--all"]
     before = subprocess.check_output(packages, stderr=subprocess.DEVNULL)
+    shutil.copytree(small_study, colab.study, ignore=shutil.ignore_patterns(".state", "dpo", "export"))
+    for path in (colab.study / "evaluation").iterdir():  # earlier sessions came as far as the last training
+        if path.name not in ("results", "answers"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
-    killer = threading.Thread(target=colab.kill_when, args=[lambda: any(colab.study.glob(".state/rows/**/*.jsonl"))])
+    trained = colab.study / "models" / "dpo" / "seed-0" / "adapter_model.safetensors"
+    killer = threading.Thread(target=colab.kill_when, args=[trained.exists], daemon=True)
     killer.start()
     with pytest.raises(DeadKernelError):
         colab.run_all(ARGUMENTS=STUDY)
     killer.join()
-    kept = {path: path.stat().st_mtime_ns for path in colab.study.glob("**/*.safetensors")}
-    assert kept and not (colab.study / "evaluation").exists()
+    kept = {path: path.stat().st_mtime_ns for path in colab.study.glob("models/**/*.safetensors")}
+    assert trained in kept and not (colab.study / "evaluation" / "report.html").exists()
 
     colab.new_machine()
     _, _, environment, _, _, study, status, report = colab.run_all(ARGUMENTS=STUDY)

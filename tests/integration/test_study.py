@@ -14,17 +14,14 @@ from typing import Any
 import pytest
 
 from tasks.process import PROJECT
-from tests.small import SMALL, finish_study, start_study
+from tests.small import SMALL
 
 METHODS = ("sft", "prompt_tuning", "dpo")
 
 
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished small study."""
-    folder = tmp_path_factory.mktemp("study")
-    finish_study(start_study(folder / "w", folder / "prefect", folder / "log"), folder / "log")
-    return folder / "w"
+@pytest.fixture
+def study(small_study: Path) -> Path:
+    return small_study
 
 
 def read(path: Path) -> Any:
