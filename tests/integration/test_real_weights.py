@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,18 @@ pytestmark = NEEDS_REAL_WEIGHTS
 
 QUESTIONS = PROJECT.parent / "shared" / "real"
 """Real benchmarks, where a machine has them; they are no part of the project."""
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Threads that wait for one another on a busy machine cost more CPU time than the work itself."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # of lm_eval's command
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +82,7 @@ def test_the_teacher_writes_instructions(engine: str, teacher: Path) -> None:
         "suppressed_openings": smol.suppressed_openings,
     }
     sampling = {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 64}
-    with ModelProcess("tasks.generate.chat:ChatModel", arguments, threads=2) as model:
+    with ModelProcess("tasks.generate.chat:ChatModel", arguments, threads=1) as model:
         drawn = model.call("write", rows=rows, sampling=sampling)
     texts = [clean(row["text"], row["specials"], row["turn_end"])[0] for row in drawn]
     assert len(set(texts)) == len(rows)
@@ -151,7 +164,7 @@ def test_scores_equal_lm_evals_command_on_real_questions(teacher: Path, tasks: P
     settings = load_settings(
         "smol",
         {
-            "hardware.threads": 2,
+            "hardware.threads": 1,
             "models.base.name": str(teacher),
             "evaluation.task_folders": [str(tasks)],
             "evaluation.limit": 2,
