@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,18 @@ pytestmark = NEEDS_REAL_WEIGHTS
 
 QUESTIONS = PROJECT.parent / "shared" / "real"
 """Real benchmarks, where a machine has them; they are no part of the project."""
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Threads that wait for one another on a busy machine cost more CPU time than the work itself."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # of lm_eval's command
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +71,7 @@ def test_the_teacher_writes_instructions(engine: str, teacher: Path) -> None:
     """Magpie works: from nothing but its template the model asks for things, each time another, and comes to an end."""
     smol = load_settings("smol").generation
     domains = [domain.system_prompt for domain in smol.domains.values()]
-    rows = [{"seed": seed, "system_prompt": domains[seed % len(domains)]} for seed in range(20)]
+    rows = [{"seed": seed, "system_prompt": domains[seed % len(domains)]} for seed in range(24)]
     arguments = {
         "engine": engine,
         "source": str(teacher),
@@ -68,15 +81,15 @@ def test_the_teacher_writes_instructions(engine: str, teacher: Path) -> None:
         "eager": True,
         "suppressed_openings": smol.suppressed_openings,
     }
-    sampling = {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 64}
-    with ModelProcess("tasks.generate.chat:ChatModel", arguments, threads=2) as model:
+    sampling = {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 96}
+    with ModelProcess("tasks.generate.chat:ChatModel", arguments, threads=1) as model:
         drawn = model.call("write", rows=rows, sampling=sampling)
     texts = [clean(row["text"], row["specials"], row["turn_end"])[0] for row in drawn]
     assert len(set(texts)) == len(rows)
     ended = [text for text, row in zip(texts, drawn, strict=True) if row["finish_reason"] == "stop"]
     requests = [text for text in ended if clarity(text) >= 0.6]  # a question, a verb of requests first, or politely
     print(f"{len(ended)} ended, {len(requests)} of them ask for something: {ended}")
-    assert len(ended) >= 6
+    assert len(ended) >= 8
     assert len(requests) >= 0.7 * len(ended)
     assert not [text for text in texts if text.startswith(("#", "**")) or "<|im_start|>" in text]
 
@@ -151,10 +164,10 @@ def test_scores_equal_lm_evals_command_on_real_questions(teacher: Path, tasks: P
     settings = load_settings(
         "smol",
         {
-            "hardware.threads": 2,
+            "hardware.threads": 1,
             "models.base.name": str(teacher),
             "evaluation.task_folders": [str(tasks)],
-            "evaluation.limit": 2,
+            "evaluation.limit": 3,
             "evaluation.benchmarks": {
                 "mmlu": {"task": "real_mmlu_college_physics", "metric": "acc"},
                 "hellaswag": {"task": "real_hellaswag", "metric": "acc_norm"},
@@ -168,5 +181,5 @@ def test_scores_equal_lm_evals_command_on_real_questions(teacher: Path, tasks: P
     theirs = their_scores(settings, Workspace(tmp_path), "float32", tmp_path / "lm_eval")
     for name in settings.evaluation.benchmarks:
         assert ours[name].score == pytest.approx(theirs[name].score, abs=1e-6)
-        assert len(ours[name].rows) == 2
+        assert len(ours[name].rows) == 3
         assert ours[name].rows == pytest.approx(theirs[name].rows, abs=1e-6)
