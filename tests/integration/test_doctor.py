@@ -176,7 +176,7 @@ BENCHMARK_FAULTS = {
 }
 
 
-@pytest.mark.parametrize("command", ["full_pipeline", "generate", "schedule"])
+@pytest.mark.parametrize("command", ["full_pipeline", "schedule"])
 def test_what_would_end_a_study_is_told_before_it_begins(hub: Hub, profile: Path, tmp_path: Path, command: str) -> None:
     """In one look, a line each, by every command that would run for hours: it begins nothing and exits with 2."""
     for change, _ in MODEL_FAULTS.values():
