@@ -241,6 +241,10 @@ def _told(wanted: Repository, error: Exception) -> str | None:
         case errors.RepositoryNotFoundError() | errors.HFValidationError():
             there = f"{'neither a folder here nor' if wanted.kind == 'model' else 'not'} a {what} on the hub"
             return f"{wanted.name} is {there} that you can see; check the name, or log in if it is private"
+        case errors.HfHubHTTPError() if error.response is not None and error.response.status_code == 401:
+            return (
+                f"the hub refuses the token, asked for {wanted.name}: log in anew (`hf auth login`), or mend HF_TOKEN"
+            )
         case OSError(errno=int()):  # this machine's, not the network's
             return (
                 f"the hub's cache cannot keep {wanted.name} ({error.strerror}); free some space, or set HF_HOME to a "

@@ -40,6 +40,7 @@ class Hub:
     repos: dict[str, Repo] = field(default_factory=dict)
     """By kind and name, such as `models/someone/teacher`."""
     requests: list[str] = field(default_factory=list)
+    refuses_tokens: bool = False
     kept: dict[tuple[str, str], dict[str, bytes]] = field(default_factory=dict)
 
     def content(self, name: str, revision: str) -> dict[str, bytes] | None:
@@ -75,6 +76,9 @@ class _Handler(BaseHTTPRequestHandler):
         hub: Hub = self.server.hub  # type: ignore[attr-defined]
         path = unquote(urlsplit(self.path).path)
         hub.requests.append(f"{self.command} {path}")
+        if hub.refuses_tokens:
+            refusal = {"X-Error-Message": "Invalid credentials in Authorization header"}
+            return self._answer(401, {"error": "Unauthorized"}, refusal)
         if found := API.fullmatch(path):
             self._api(hub, f"{found[1]}/{found[2]}", found[3] or "")
         elif found := FILE.fullmatch(path):

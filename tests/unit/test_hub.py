@@ -69,6 +69,12 @@ def test_without_the_hub_a_cache_without_weights_is_told(
     assert (fetch(WANTED, commit).is_dir(), download_bytes(WANTED, commit)) == (True, 0)
 
 
+def test_a_token_that_the_hub_refuses_is_no_fault_of_the_connection(hub: Hub, tmp_path: Path) -> None:
+    hub.refuses_tokens = True
+    with pytest.raises(HubError, match="refuses the token.*HF_TOKEN"):
+        resolve(WANTED, Workspace(tmp_path))
+
+
 def test_a_commit_that_is_gone_is_named(hub: Hub) -> None:
     with pytest.raises(HubError, match="no revision 'f{40}'"):
         fetch(WANTED, "f" * 40)
