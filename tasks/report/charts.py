@@ -338,7 +338,7 @@ def _waterfall(metrics: Metrics, settings: Settings) -> Figure:
         axes.bar(position, step["dropped"], 0.7, bottom=step["rows"], color=DROP, hatch="//", edgecolor="white")
         note = f"{step['rows']:,}" + (f"\n−{step['dropped']:,}" if step["dropped"] else "")
         axes.text(position, step["rows"] + step["dropped"] + 0.015 * top, note, ha="center", va="bottom", fontsize=9.5)
-    turned = {"rotation": 20, "ha": "right"} if len(steps) > 8 else {}  # side by side they would touch
+    turned: dict[str, Any] = {"rotation": 20, "ha": "right"} if len(steps) > 8 else {}  # side by side they would touch
     axes.set_xticks(range(len(steps)), [step["step"] for step in steps], **turned)
     axes.set_ylim(0, 1.18 * top)
     axes.set_ylabel("Rows (hatched: dropped by the rule)")
