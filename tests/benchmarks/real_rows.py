@@ -53,7 +53,7 @@ def dropped_by(folder: Path, labels: list[dict[str, Any]]) -> dict[tuple[str, in
     rows, places = [], []
     for path in sorted(folder.glob("*.jsonl")):
         for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], 1):
-            rows.append(json.loads(line) | {"id": str(len(rows))})
+            rows.append(json.loads(line) | {"id": f"{len(rows):06}"})
             places.append((path.name, number, hashlib.sha256(line.encode()).hexdigest()[:16]))
     known = {(name, number): digest for name, number, digest in places}
     for row in labels:
@@ -63,7 +63,7 @@ def dropped_by(folder: Path, labels: list[dict[str, Any]]) -> dict[tuple[str, in
         write_jsonl(Path(scratch) / "rows.jsonl", rows)
         filter_file(Path(scratch) / "rows.jsonl", Path(scratch) / "out", FilterSettings())
         dropped = {row["id"]: row["rule"] for row in read_jsonl(Path(scratch) / "out" / "dropped.jsonl")}
-    return {(name, number): dropped.get(str(place)) for place, (name, number, _) in enumerate(places)}
+    return {(name, number): dropped.get(f"{place:06}") for place, (name, number, _) in enumerate(places)}
 
 
 if __name__ == "__main__":
