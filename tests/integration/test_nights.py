@@ -20,10 +20,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from storage.files import write_jsonl, write_text
 from storage.lock import only_one
 from storage.workspace import Workspace
 from tasks.generate.nights import Night, read_nights, read_plan
 from tasks.process import PROJECT, free_port
+from tests.tiny import build_tiny_model
 
 ROWS = 24
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
@@ -110,10 +112,31 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         process.wait(timeout=30)
 
 
+@pytest.fixture(scope="module")
+def models(tiny_model: Path, tiny_reward: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Settings of a study that needs no hub: a night begins only where the whole study could go on."""
+    folder = tmp_path_factory.mktemp("models")
+    responders = [tiny_model, *(build_tiny_model(folder / name, seed=seed) for seed, name in enumerate("ab", 1))]
+    write_jsonl(folder / "legs.jsonl", [{"asked": "How many legs has a cat?", "told": 0}])
+    write_text(
+        folder / "tasks" / "legs.yaml",
+        f"task: own_legs\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {folder / 'legs.jsonl'}}}}}\n"
+        "test_split: test\noutput_type: multiple_choice\ndoc_to_text: '{{asked}}'\ndoc_to_choice: ['four', 'two']\n"
+        "doc_to_target: '{{told}}'\nmetric_list:\n  - {metric: acc, aggregation: mean, higher_is_better: true}\n",
+    )
+    return [
+        *("--models.teacher.name", str(tiny_model), "--models.base.name", str(tiny_model)),
+        *("--models.responders", json.dumps([{"name": str(path)} for path in responders])),
+        *("--models.reward.name", str(tiny_reward), "--evaluation.forgetting", "null"),
+        *("--evaluation.task_folders", json.dumps([str(folder / "tasks")])),
+        *("--evaluation.benchmarks", json.dumps({"legs": {"task": "own_legs", "metric": "acc"}})),
+    ]
+
+
 @pytest.fixture
-def scheduled(tiny_model: Path, server: Server, tmp_path: Path) -> Iterator[Scheduled]:
+def scheduled(models: list[str], server: Server, tmp_path: Path) -> Iterator[Scheduled]:
     settings = [
-        *("--profile", "smol", "--models.teacher.name", str(tiny_model), "--hardware.threads", "1"),
+        *("--profile", "smol", *models, "--hardware.threads", "1"),
         *("--generation.rows", str(ROWS), "--generation.rows_per_shard", "4", "--generation.max_attempts", "1"),
         *("--generation.instruction.max_new_tokens", "4", "--generation.response.max_new_tokens", "4"),
         *("--filter.train_rows", "8", "--filter.val_rows", "4"),
@@ -131,7 +154,8 @@ def model_at_work(run: subprocess.Popen[bytes]) -> list[psutil.Process]:
     family = psutil.Process(run.pid).children(recursive=True)
     for process in family:
         with suppress(psutil.NoSuchProcess):
-            if "tasks.child" in " ".join(process.cmdline()):
+            # not the schedule's own child, which looks at what the study needs
+            if "tasks.child" in " ".join(process.cmdline()) and process.ppid() != run.pid:
                 return family
     return []
 
