@@ -14,7 +14,6 @@ from configs.settings import DpoSettings, LoraSettings, PromptTuningSettings, lo
 from storage.files import write_jsonl
 from storage.workspace import Workspace
 from tasks.engines.templates import chat_ids, pre_query_ids, response_prompt_ids
-from tasks.filter.quality import clarity
 from tasks.generate.cleaning import clean
 from tasks.process import PROJECT, ModelProcess
 from tests.benchmarks.real_study import fresh_scores, their_scores
@@ -87,6 +86,8 @@ def test_the_teacher_writes_instructions(engine: str, teacher: Path) -> None:
     texts = [clean(row["text"], row["specials"], row["turn_end"])[0] for row in drawn]
     assert len(set(texts)) == len(rows)
     ended = [text for text, row in zip(texts, drawn, strict=True) if row["finish_reason"] == "stop"]
+    from tasks.filter.quality import clarity  # it loads numba, which vLLM in this process would stumble over
+
     requests = [text for text in ended if clarity(text) >= 0.6]  # a question, a verb of requests first, or politely
     print(f"{len(ended)} ended, {len(requests)} of them ask for something: {ended}")
     assert len(ended) >= 8
