@@ -54,6 +54,12 @@ class ModelsSettings(Section):
     reward: ModelSettings = Field(description="sequence classifier with one output that scores responses")
     base: ModelSettings = Field(description="base model that the three methods adapt")
 
+    @property
+    def by_role(self) -> dict[str, ModelSettings]:
+        """Every model by what it does."""
+        responders = {f"responder {number}": model for number, model in enumerate(self.responders, 1)}
+        return {"teacher": self.teacher, **responders, "reward model": self.reward, "base model": self.base}
+
     @model_validator(mode="after")
     def _responders_differ(self) -> ModelsSettings:
         names = [(model.name, model.revision) for model in self.responders]
@@ -376,6 +382,11 @@ class EvaluationSettings(Section):
         50, description="held-out instructions on the page that people rate, the same for every method [instructions]"
     )
 
+    @property
+    def asked(self) -> dict[str, BenchmarkSettings]:
+        """Every benchmark, and the general text of forgetting as one."""
+        return self.benchmarks | ({"forgetting": self.forgetting} if self.forgetting else {})
+
     @field_validator("task_folders")
     @classmethod
     def _task_folders_are_there(cls, folders: list[str]) -> list[str]:
@@ -474,7 +485,7 @@ def profile_file(profile: str) -> Path:
         SettingsError: there is none of that name.
     """
     path = Path(profile).expanduser() if is_path(profile) else PROFILE_FOLDER / f"{profile}.yaml"
-    if not os.path.isfile(path):  # likewise
+    if not os.path.isfile(path):  # not `Path.is_file`, which raises on a dead mount
         raise SettingsError(
             f"--profile: got {profile!r}, takes one of {', '.join(profiles())}, or the path of a .yaml file"
         )

@@ -112,8 +112,7 @@ def parse(
         WorkspaceError: the workspace cannot be written to, or its record of the hub's commits not be read.
     """
     settings, options = parse_settings(name, description, arguments, add_options)
-    models = settings.models
-    for model in (models.teacher, *models.responders, models.reward, models.base):
+    for model in settings.models.by_role.values():
         if reason := unreachable(Path(model.name)):
             raise SettingsError(f"models: {reason}")
     workspace = open_workspace(options.workspace)

@@ -175,7 +175,7 @@ def study_stages(settings: Settings, workspace: Workspace) -> dict[str, Stage]:
 
 
 def _benchmarks(
-    settings: Settings, workspace: Workspace, benchmarks: Iterable[BenchmarkSettings | None]
+    settings: Settings, workspace: Workspace, benchmarks: Iterable[BenchmarkSettings]
 ) -> dict[str, str | None]:
     """What questions are read from: the world's files, or lm-eval's tasks and the commits of the hub's data sets."""
     read: dict[str, str | None] = {}
@@ -184,7 +184,7 @@ def _benchmarks(
     if settings.world:
         return read | {"the benchmarks": world_benchmarks_identity(workspace)}
     read["the benchmarks"] = importlib.metadata.version("lm-eval")
-    for task in sorted({benchmark.task for benchmark in benchmarks if benchmark}):
+    for task in sorted({benchmark.task for benchmark in benchmarks}):
         commits = data_set_commits(task, workspace)
         read[data_of(task)] = None if commits is None else fingerprint(commits)
     return read
@@ -241,14 +241,13 @@ def _training_inputs(method: str, seed: int, settings: Settings, workspace: Work
 def _evaluate_stage(method: str, seed: int, settings: Settings, workspace: Workspace) -> Stage:
     def inputs() -> dict[str, str | None]:
         read: dict[str, str | None] = {"the base model": model_identity(settings.models.base, workspace)}
-        evaluation = settings.evaluation
-        read |= _benchmarks(settings, workspace, [*evaluation.benchmarks.values(), evaluation.forgetting])
+        read |= _benchmarks(settings, workspace, settings.evaluation.asked.values())
         if method != BASE:
             read[f"models/{method}"] = result_digest(workspace.adapter(method, seed))
         return read
 
     elsewhere = {"permutations", "alpha", "power", "answer_rows", "answer_max_new_tokens", "human_pairs"}
-    elsewhere |= {"task_folders"}  # known by what lies in them, wherever they lie
+    elsewhere.add("task_folders")  # among the inputs, by what lies in them
     own = settings.evaluation.model_dump(mode="json", exclude=elsewhere) | {
         "seed": settings.seed,  # of the questions drawn: the same for every model
         "reserved_tokens": settings.tuning.longest_soft_prompt,

@@ -122,10 +122,7 @@ def examine(settings: Settings, workspace: Workspace) -> list[Check]:
 
 def study_models(settings: Settings) -> dict[str, ModelSettings]:
     """Every model that a study takes from outside, by its role; the demo builds its own."""
-    models = settings.models
-    responders = {f"responder {number}": model for number, model in enumerate(models.responders, 1)}
-    every = {"teacher": models.teacher, **responders, "reward model": models.reward, "base model": models.base}
-    return {role: model for role, model in every.items() if not model.name.startswith(WORLD)}
+    return {role: model for role, model in settings.models.by_role.items() if not model.name.startswith(WORLD)}
 
 
 def examine_workspace(workspace: Workspace) -> Check:
@@ -197,6 +194,4 @@ def _model_arguments(role: str, settings: Settings, workspace: Workspace) -> dic
 
 
 def _benchmarks(settings: Settings) -> list[tuple[str, str, str]]:
-    evaluation = settings.evaluation
-    named = dict(evaluation.benchmarks) | ({"forgetting": evaluation.forgetting} if evaluation.forgetting else {})
-    return [(name, benchmark.task, benchmark.metric) for name, benchmark in named.items()]
+    return [(name, benchmark.task, benchmark.metric) for name, benchmark in settings.evaluation.asked.items()]

@@ -67,8 +67,7 @@ def answers_file(workspace: Workspace, method: str, seed: int = 0) -> Path:
 
 def evaluation_parts(settings: Settings) -> list[str]:
     """What is asked of every model, the speed last, after which its process has nothing left to do."""
-    evaluation = settings.evaluation
-    return [*evaluation.benchmarks, *([FORGETTING] if evaluation.forgetting else []), MEASURE_SPEED]
+    return [*settings.evaluation.asked, MEASURE_SPEED]
 
 
 def data_of(task: str | None) -> str:

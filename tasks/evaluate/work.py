@@ -20,7 +20,6 @@ from storage.stages import publishing
 from storage.workspace import Workspace
 from tasks.evaluate.results import (
     BASE,
-    FORGETTING,
     MEASURE_SPEED,
     SPEED,
     evaluation_parts,
@@ -98,12 +97,9 @@ class MethodWork:
 
     def _run_benchmark(self, name: str, folder: Path) -> dict[str, Any]:
         evaluation = self._settings.evaluation
-        benchmark = evaluation.benchmarks[name] if name != FORGETTING else evaluation.forgetting
-        assert benchmark is not None  # else it is no part
+        task = evaluation.asked[name].task
         with benchmark_tasks(self._settings, self._workspace) as known:
-            answer = self._pool.call(
-                "evaluate", task=benchmark.task, **known, limit=evaluation.limit, seed=self._settings.seed
-            )
+            answer = self._pool.call("evaluate", task=task, **known, limit=evaluation.limit, seed=self._settings.seed)
         return write_benchmark(folder, name, answer, self._pool.device)
 
     def _measure_speed(self, folder: Path) -> dict[str, Any]:
@@ -167,9 +163,7 @@ def fetch_benchmarks(settings: Settings, workspace: Workspace) -> None:
 
 def study_tasks(settings: Settings) -> list[str]:
     """Every lm-eval task that a study asks, that of forgetting included."""
-    evaluation = settings.evaluation
-    forgetting = [evaluation.forgetting] if evaluation.forgetting else []
-    return sorted({benchmark.task for benchmark in (*evaluation.benchmarks.values(), *forgetting)})
+    return sorted({benchmark.task for benchmark in settings.evaluation.asked.values()})
 
 
 def evaluate_benchmark(work: MethodWork, part: str) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from storage.files import read_json, read_jsonl, write_json
 from storage.stages import MANIFEST
 from storage.workspace import Workspace
 from tasks.evaluate.harness import _draw
-from tasks.evaluate.results import BASE, FORGETTING, results_folder
+from tasks.evaluate.results import BASE, results_folder
 from tasks.evaluate.work import benchmark_tasks
 from tasks.models import model_source
 from tasks.process import PROJECT, ModelProcess, free_port
@@ -339,12 +339,6 @@ class Score(NamedTuple):
     seconds: float
 
 
-def measured(settings: Settings) -> dict[str, BenchmarkSettings]:
-    """Every benchmark, the general text among them."""
-    evaluation = settings.evaluation
-    return {**evaluation.benchmarks, **({FORGETTING: evaluation.forgetting} if evaluation.forgetting else {})}
-
-
 def published_scores(settings: Settings, place: Workspace) -> dict[str, Score]:
     """What the study published of its base model, in its own precision."""
     folder = results_folder(place, BASE)
@@ -357,7 +351,7 @@ def published_scores(settings: Settings, place: Workspace) -> dict[str, Score]:
                 **read_json(folder / f"{name}.seconds.json"),
             },
         )
-        for name, benchmark in measured(settings).items()
+        for name, benchmark in settings.evaluation.asked.items()
     }
 
 
@@ -377,7 +371,7 @@ def fresh_scores(settings: Settings, place: Workspace, precision: str) -> dict[s
     ):
         return {
             name: _score(benchmark, model.call("evaluate", task=benchmark.task, **known, **asked))
-            for name, benchmark in measured(settings).items()
+            for name, benchmark in settings.evaluation.asked.items()
         }
 
 
@@ -391,7 +385,7 @@ def their_scores(settings: Settings, place: Workspace, dtype: str, folder: Path)
     """`lm_eval run` on the same questions, in one command; its seconds are those of all, loading included."""
     from tasks.evaluate.tasks import load_tasks
 
-    base, benchmarks = Path(model_source(settings.models.base, place)), measured(settings)
+    base, benchmarks = Path(model_source(settings.models.base, place)), settings.evaluation.asked
     context = read_json(base / "config.json")["max_position_embeddings"] - settings.tuning.longest_soft_prompt
     names = [benchmark.task for benchmark in benchmarks.values()]
     with benchmark_tasks(settings, place) as known:
